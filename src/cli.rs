@@ -1,0 +1,200 @@
+//! The command line: one short function per sub-command.
+#![expect(clippy::print_stdout, reason = "standard output is where a command's result goes")]
+
+use std::{
+    convert::Infallible,
+    fs,
+    future::pending,
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+    task::spawn_blocking,
+};
+use tracing::info;
+
+use crate::{
+    config::{Config, ServeArgs},
+    http::{self, App, ragfab},
+    rerank::Reranker,
+    telemetry,
+};
+
+/// A reranking service: orders documents by how well they answer a query.
+///
+/// Without a command it serves. Try it without a download: `reranker --model demo`.
+#[derive(Debug, Parser)]
+#[command(name = "reranker", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve over HTTP (the default)
+    Serve(Box<ServeArgs>),
+    /// Rerank one request from a file or standard input and print the response
+    Rerank(Box<RerankArgs>),
+    /// Exit 0 if the server on this machine is ready, 1 if not; for containers
+    Healthcheck(HealthcheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct RerankArgs {
+    /// The body of a request, `{"query": …, "documents": [{"content": …}]}`; `-` is standard input
+    #[arg(default_value = "-", value_name = "FILE")]
+    file: PathBuf,
+
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Args)]
+struct HealthcheckArgs {
+    /// Address of the server
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "IP")]
+    host: IpAddr,
+
+    /// Port of the server
+    #[arg(long, env = "RERANKER_PORT", default_value_t = 8002, value_name = "PORT")]
+    port: u16,
+
+    /// How long to wait for an answer
+    #[arg(long, default_value_t = 5000, value_name = "MS")]
+    timeout_ms: u64,
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// A chain of sentences for a person.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        None => serve(&cli.serve),
+        Some(Command::Serve(args)) => serve(&args),
+        Some(Command::Rerank(args)) => rerank(&args),
+        Some(Command::Healthcheck(args)) => healthcheck(&args),
+    }
+}
+
+fn serve(args: &ServeArgs) -> Result<()> {
+    telemetry::init(&args.log)?;
+    let config = args.resolve()?;
+    let runtime = runtime()?;
+    let result = runtime.block_on(serve_until_stopped(&config));
+    // A load or a batch still running must not hold up the exit.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve_until_stopped(config: &Config) -> Result<()> {
+    let address = config.http.address;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
+    info!(version = env!("CARGO_PKG_VERSION"), address = %listener.local_addr()?, "listening; loading the model");
+    let app = App::new(config.model.id.clone(), config.http);
+    let stop = stop_signal()?;
+    tokio::select! {
+        served = http::serve(listener, Arc::clone(&app), stop) => served,
+        failed = load_into(&app, config) => failed.map(|never| match never {}),
+    }
+}
+
+/// Loads the model beside the running server; returns only if that fails.
+async fn load_into(app: &App, config: &Config) -> Result<Infallible> {
+    let started = Instant::now();
+    let Config { model, scheduler, deadline, .. } = config.clone();
+    let reranker = spawn_blocking(move || Reranker::load(&model, scheduler, deadline))
+        .await
+        .context("loading the model panicked")??;
+    let info = reranker.info().clone();
+    app.set_ready(reranker);
+    info!(
+        model = info.id,
+        device = info.device,
+        dtype = info.dtype,
+        max_length = info.max_length,
+        seconds = format!("{:.1}", started.elapsed().as_secs_f64()),
+        "ready"
+    );
+    pending().await
+}
+
+/// Completes on SIGTERM or SIGINT.
+fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn rerank(args: &RerankArgs) -> Result<()> {
+    telemetry::init(&args.serve.log)?;
+    let config = args.serve.resolve()?;
+    let body = read_request(&args.file)?;
+    let started = Instant::now();
+    let request = ragfab::parse(&body)
+        .map_err(|rejection| anyhow::anyhow!("{} is not a request: {}", args.file.display(), rejection.detail()))?;
+    let reranker = Reranker::load(&config.model, config.scheduler, config.deadline)?;
+    let ranking = runtime()?.block_on(reranker.rerank(request.query.clone(), request.texts()))?;
+    let response = ragfab::Response::new(&request, &ranking, &reranker.info().id, started.elapsed());
+    println!("{}", serde_json::to_string_pretty(&response)?);
+    Ok(())
+}
+
+fn read_request(file: &PathBuf) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    if file.as_os_str() == "-" {
+        io::stdin().read_to_end(&mut body).context("cannot read standard input")?;
+    } else {
+        body = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    }
+    Ok(body)
+}
+
+fn healthcheck(args: &HealthcheckArgs) -> Result<()> {
+    let address = SocketAddr::new(args.host, args.port);
+    let status = get_status(address, Duration::from_millis(args.timeout_ms))
+        .with_context(|| format!("no answer from http://{address}/health"))?;
+    if status != 200 {
+        bail!("http://{address}/health answers {status}: the model is not ready");
+    }
+    println!("healthy");
+    Ok(())
+}
+
+/// One request and the status line of its answer do not need an HTTP client.
+fn get_status(address: SocketAddr, timeout: Duration) -> Result<u16> {
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    write!(stream, "GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(4096).read_to_string(&mut answer)?;
+    answer
+        .strip_prefix("HTTP/1.1 ")
+        .and_then(|rest| rest.get(..3)?.parse().ok())
+        .context("the answer is not HTTP")
+}
+
+fn runtime() -> Result<Runtime> {
+    Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")
+}

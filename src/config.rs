@@ -1,0 +1,432 @@
+//! Every option of the program: a flag, a variable and a help text in one place, and what they mean together.
+//!
+//! `*Args` hold what was typed; [`ServeArgs::resolve`] turns them into a [`Config`] that is known to be consistent, and
+//! reports everything that is wrong at once. Nothing else in the program reads the environment.
+
+use std::{
+    env, fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+use clap::{Args, builder::BoolishValueParser};
+
+use crate::{
+    model::{
+        Backend,
+        source::{HubSettings, Source},
+    },
+    scheduler::{Limits, Settings},
+};
+
+/// Options of the server.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Options of the model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Options of batching.
+    #[command(flatten)]
+    pub batch: BatchArgs,
+    /// Options of the server itself.
+    #[command(flatten)]
+    pub http: HttpArgs,
+    /// Options of the log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Which model, where from, on what.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// A Hugging Face id, a local directory, or `demo` (embedded, nothing is downloaded)
+    #[arg(long, env = "RERANKER_MODEL", default_value = "BAAI/bge-reranker-v2-m3", value_name = "MODEL")]
+    pub model: String,
+
+    /// Branch, tag or commit of the Hugging Face repository [default: main]
+    #[arg(long, env = "RERANKER_REVISION", value_name = "REVISION")]
+    pub revision: Option<String>,
+
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, env = "DEVICE", default_value = "auto", value_name = "DEVICE")]
+    pub device: Device,
+
+    /// Refuse to start without a usable GPU instead of falling back to the CPU
+    #[arg(long, env = "RERANKER_REQUIRE_GPU", num_args = 0..=1, default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL")]
+    pub require_gpu: bool,
+
+    /// Implementation of the network; `reference` is slow and independent, for a second opinion on a score
+    #[arg(long, env = "RERANKER_BACKEND", default_value = "native", value_name = "BACKEND")]
+    pub backend: Backend,
+
+    /// Tokens per pair; longer pairs lose tokens of the longer side
+    #[arg(long, env = "RERANKER_MAX_LENGTH", default_value_t = 512, value_name = "TOKENS")]
+    pub max_length: usize,
+
+    /// Access token for gated or private repositories
+    #[arg(long, env = "HF_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub hf_token: Option<Secret>,
+
+    /// Directory of the Hugging Face cache, shared with Python's [default: ~/.cache/huggingface]
+    #[arg(long, env = "HF_HOME", value_name = "DIR")]
+    pub hf_home: Option<PathBuf>,
+
+    /// Address of the hub or of a mirror [default: `https://huggingface.co`]
+    #[arg(long, env = "HF_ENDPOINT", value_name = "URL")]
+    pub hf_endpoint: Option<String>,
+
+    /// Use only what the cache holds already
+    #[arg(long, env = "HF_HUB_OFFLINE", num_args = 0..=1, default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL")]
+    pub hf_hub_offline: bool,
+}
+
+/// How requests share the model.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Batching")]
+pub struct BatchArgs {
+    /// Tokens computed at once, and a request's turn while others wait
+    #[arg(long, env = "RERANKER_MAX_BATCH_TOKENS", default_value_t = 4096, value_name = "TOKENS")]
+    pub max_batch_tokens: usize,
+
+    /// Pairs computed at once
+    #[arg(long, env = "RERANKER_MAX_BATCH_PAIRS", default_value_t = 512, value_name = "PAIRS")]
+    pub max_batch_pairs: usize,
+
+    /// Pairs that may wait; a request that does not fit is refused at once (429)
+    #[arg(long, env = "RERANKER_MAX_QUEUE_PAIRS", default_value_t = 16384, value_name = "PAIRS")]
+    pub max_queue_pairs: usize,
+
+    /// How long a batch that is not full waits for company while the model is free; 0 is best for latency
+    #[arg(long, env = "RERANKER_BATCH_WAIT_MS", default_value_t = 0, value_name = "MS")]
+    pub batch_wait_ms: u64,
+
+    /// How long a request may take before it is given up (504)
+    #[arg(long, env = "RERANKER_DEADLINE_MS", default_value_t = 60_000, value_name = "MS")]
+    pub deadline_ms: u64,
+}
+
+/// Where and within what limits the server listens.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Server")]
+pub struct HttpArgs {
+    /// Address to listen on
+    #[arg(long, env = "RERANKER_HOST", default_value = "0.0.0.0", value_name = "IP")]
+    pub host: IpAddr,
+
+    /// Port to listen on
+    #[arg(long, env = "RERANKER_PORT", default_value_t = 8002, value_name = "PORT")]
+    pub port: u16,
+
+    /// Documents per request
+    #[arg(long, env = "RERANKER_MAX_DOCUMENTS", default_value_t = 4096, value_name = "N")]
+    pub max_documents: usize,
+
+    /// Bytes per request
+    #[arg(long, env = "RERANKER_MAX_BODY_BYTES", default_value_t = 33_554_432, value_name = "BYTES")]
+    pub max_body_bytes: usize,
+
+    /// How long requests in progress may take to finish after SIGTERM
+    #[arg(long, env = "RERANKER_DRAIN_TIMEOUT_MS", default_value_t = 30_000, value_name = "MS")]
+    pub drain_timeout_ms: u64,
+}
+
+/// What is logged.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Log")]
+pub struct LogArgs {
+    /// trace, debug, info, warning, error or critical, in any case
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    pub log_level: LogLevel,
+
+    /// Finer directives, as `reranker=debug,hyper=info`; wins over the level
+    #[arg(long, env = "RUST_LOG", value_name = "DIRECTIVES")]
+    pub rust_log: Option<String>,
+}
+
+/// A device as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// CUDA if there is one, else the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The CUDA device of this number.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let lower = text.trim().to_ascii_lowercase();
+        match lower.as_str() {
+            "auto" | "" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" | "gpu" => Ok(Self::Cuda(0)),
+            _ => lower
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| "expected auto, cpu, cuda or cuda:N".to_owned()),
+        }
+    }
+}
+
+/// A level, by the names of Rust and of Python.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLevel(pub tracing::Level);
+
+impl FromStr for LogLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let level = match text.trim().to_ascii_lowercase().as_str() {
+            "trace" | "notset" => tracing::Level::TRACE,
+            "debug" => tracing::Level::DEBUG,
+            "info" | "" => tracing::Level::INFO,
+            "warn" | "warning" => tracing::Level::WARN,
+            "error" | "critical" | "fatal" => tracing::Level::ERROR,
+            _ => return Err("expected trace, debug, info, warning, error or critical".to_owned()),
+        };
+        Ok(Self(level))
+    }
+}
+
+/// Text that must not reach a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Secret {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// All settings of a server, checked against each other.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The model.
+    pub model: ModelSettings,
+    /// Batching.
+    pub scheduler: Settings,
+    /// How long a request may take.
+    pub deadline: Duration,
+    /// The server.
+    pub http: HttpSettings,
+}
+
+/// Which model, where from, on what.
+#[derive(Debug, Clone)]
+pub struct ModelSettings {
+    /// As typed, for the answers.
+    pub id: String,
+    /// Where that is.
+    pub source: Source,
+    /// How to reach the hub.
+    pub hub: HubSettings,
+    /// Where to compute.
+    pub device: Device,
+    /// Whether the CPU will not do.
+    pub require_gpu: bool,
+    /// Which implementation.
+    pub backend: Backend,
+    /// Tokens per pair.
+    pub max_length: usize,
+}
+
+/// Where and within what limits the server listens.
+#[derive(Debug, Clone, Copy)]
+pub struct HttpSettings {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Documents per request.
+    pub max_documents: usize,
+    /// Bytes per request.
+    pub max_body_bytes: usize,
+    /// How long a drain may take.
+    pub drain_timeout: Duration,
+}
+
+impl ServeArgs {
+    /// Checks everything and builds the settings.
+    ///
+    /// # Errors
+    /// All that is wrong, a line each.
+    pub fn resolve(&self) -> Result<Config> {
+        let mut problems = self.problems();
+        let model = self.model.resolve().map_err(|error| problems.push(format!("{error:#}")));
+        let Ok(model) = model else {
+            bail!(problems.join("\n"));
+        };
+        if !problems.is_empty() {
+            bail!(problems.join("\n"));
+        }
+        Ok(Config {
+            model,
+            scheduler: self.batch.resolve(),
+            deadline: Duration::from_millis(self.batch.deadline_ms),
+            http: HttpSettings {
+                address: SocketAddr::new(self.http.host, self.http.port),
+                max_documents: self.http.max_documents,
+                max_body_bytes: self.http.max_body_bytes,
+                drain_timeout: Duration::from_millis(self.http.drain_timeout_ms),
+            },
+        })
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (name, value) in [
+            ("RERANKER_MAX_BATCH_PAIRS", self.batch.max_batch_pairs),
+            ("RERANKER_MAX_DOCUMENTS", self.http.max_documents),
+            ("RERANKER_MAX_BODY_BYTES", self.http.max_body_bytes),
+        ] {
+            if value == 0 {
+                problems.push(format!("{name} is 0; it must be at least 1"));
+            }
+        }
+        if self.batch.deadline_ms == 0 {
+            problems.push("RERANKER_DEADLINE_MS is 0; it must be at least 1".to_owned());
+        }
+        let at_most = [
+            ("RERANKER_MAX_LENGTH", self.model.max_length, "RERANKER_MAX_BATCH_TOKENS", self.batch.max_batch_tokens),
+            ("RERANKER_MAX_DOCUMENTS", self.http.max_documents, "RERANKER_MAX_QUEUE_PAIRS", self.batch.max_queue_pairs),
+        ];
+        for (small, value, large, limit) in at_most {
+            if value > limit {
+                problems.push(format!("{small} is {value}, more than {large} = {limit}; lower the one or raise the other"));
+            }
+        }
+        if self.model.max_length < 8 {
+            problems.push(format!("RERANKER_MAX_LENGTH is {}; it must be at least 8", self.model.max_length));
+        }
+        problems
+    }
+}
+
+impl ModelArgs {
+    fn resolve(&self) -> Result<ModelSettings> {
+        Ok(ModelSettings {
+            id: self.model.clone(),
+            source: Source::parse(&self.model, self.revision.as_deref())?,
+            hub: HubSettings {
+                endpoint: non_empty(self.hf_endpoint.as_deref()),
+                token: self.hf_token.as_ref().and_then(|token| non_empty(Some(token.expose()))),
+                offline: self.hf_hub_offline,
+                ..HubSettings::new(self.hf_home().join("hub"))
+            },
+            device: self.device,
+            require_gpu: self.require_gpu,
+            backend: self.backend,
+            max_length: self.max_length,
+        })
+    }
+
+    fn hf_home(&self) -> PathBuf {
+        self.hf_home
+            .clone()
+            .filter(|dir| !dir.as_os_str().is_empty())
+            .unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache/huggingface"))
+    }
+}
+
+impl BatchArgs {
+    fn resolve(&self) -> Settings {
+        Settings {
+            limits: Limits {
+                batch_tokens: self.max_batch_tokens,
+                batch_pairs: self.max_batch_pairs,
+                queue_pairs: self.max_queue_pairs,
+            },
+            batch_wait: Duration::from_millis(self.batch_wait_ms),
+        }
+    }
+}
+
+/// Compose files pass variables that are not set as empty strings.
+fn non_empty(text: Option<&str>) -> Option<String> {
+    text.map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
+    fn parse(args: &[&str]) -> ServeArgs {
+        let args = ["reranker", "--model", "demo"].iter().chain(args);
+        Cli::parse_from(args).serve
+    }
+
+    #[test]
+    fn the_defaults_are_consistent() {
+        let config = parse(&[]).resolve().unwrap();
+        assert_eq!(config.http.address.port(), 8002);
+        assert_eq!(config.model.max_length, 512);
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let args = parse(&["--max-length=600", "--max-batch-tokens=500", "--max-batch-pairs=0", "--max-documents=20000"]);
+        let error = args.resolve().unwrap_err().to_string();
+        assert_eq!(
+            error.lines().collect::<Vec<_>>(),
+            [
+                "RERANKER_MAX_BATCH_PAIRS is 0; it must be at least 1",
+                "RERANKER_MAX_LENGTH is 600, more than RERANKER_MAX_BATCH_TOKENS = 500; lower the one or raise the other",
+                "RERANKER_MAX_DOCUMENTS is 20000, more than RERANKER_MAX_QUEUE_PAIRS = 16384; lower the one or raise the other",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_bad_model_is_told_together_with_the_rest() {
+        let mut args = parse(&["--deadline-ms=0"]);
+        args.model.model = "no such thing".to_owned();
+        let error = args.resolve().unwrap_err().to_string();
+        assert!(error.contains("RERANKER_DEADLINE_MS is 0") && error.contains("no such thing"), "{error}");
+    }
+
+    #[test]
+    fn devices_and_levels_read_as_people_write_them() {
+        assert_eq!("CUDA".parse(), Ok(Device::Cuda(0)));
+        assert_eq!("cuda:1".parse(), Ok(Device::Cuda(1)));
+        assert_eq!("".parse(), Ok(Device::Auto));
+        assert!("tpu".parse::<Device>().is_err());
+        assert_eq!("WARNING".parse(), Ok(LogLevel(tracing::Level::WARN)));
+        assert!("loud".parse::<LogLevel>().is_err());
+    }
+
+    #[test]
+    fn secrets_do_not_show() {
+        let args = parse(&["--hf-token", "hf_secret"]);
+        assert!(!format!("{args:?}").contains("hf_secret"));
+        assert_eq!(args.model.hf_token.unwrap().expose(), "hf_secret");
+    }
+}

@@ -1,0 +1,50 @@
+//! What can go wrong with a request, in the kinds that a caller can act on.
+//!
+//! Below this line (rerank, scheduler, http) code branches on these; above it (main, cli, config, loading) a person
+//! reads [`anyhow`] chains.
+
+use std::time::Duration;
+
+/// A request that got no ranking. `Clone`, because one failed batch answers many requests.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// More documents than a request may have.
+    #[error("{actual} documents exceed the limit of {limit} per request; send fewer, or raise RERANKER_MAX_DOCUMENTS")]
+    TooManyDocuments {
+        /// How many were sent.
+        actual: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// More bytes than a request may have.
+    #[error("the body exceeds the limit of {limit} bytes; send fewer documents, or raise RERANKER_MAX_BODY_BYTES")]
+    BodyTooLarge {
+        /// How many bytes are allowed.
+        limit: usize,
+    },
+    /// The queue is full for the moment.
+    #[error("{queued} pairs are waiting and {refused} more do not fit the queue of {limit}; retry in {} s", retry_after.as_secs())]
+    Overloaded {
+        /// Pairs waiting when the request came.
+        queued: usize,
+        /// Pairs the request had.
+        refused: usize,
+        /// The queue's size.
+        limit: usize,
+        /// When there should be room again, in whole seconds.
+        retry_after: Duration,
+    },
+    /// The answer did not come within the deadline.
+    #[error("no answer within the deadline of {} ms; send fewer documents, or raise RERANKER_DEADLINE_MS", .0.as_millis())]
+    DeadlineExceeded(Duration),
+    /// The server is draining.
+    #[error("the server is shutting down; send the request again to another instance")]
+    ShuttingDown,
+    /// The tokenizer or the model failed. The text is for the log.
+    #[error("the model failed: {0}")]
+    Inference(String),
+}
+
+/// What every fallible step of a request returns.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,171 @@
+//! The HTTP server: routes, what it knows while the model loads, and how it stops.
+//!
+//! Only this module and its children know axum. A wire format is a file of types beside this one ([`ragfab`]); the
+//! work is [`Reranker::rerank`] for all of them.
+
+mod error;
+pub(crate) mod ragfab;
+
+use std::{
+    future::Future,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
+
+use anyhow::Result;
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
+    http::{HeaderMap, header},
+    response::{IntoResponse, Redirect, Response},
+    routing::{get, post},
+};
+use serde_json::json;
+use tokio::{net::TcpListener, sync::oneshot, time::sleep};
+use tracing::{info, warn};
+
+use self::error::ApiError;
+use crate::{
+    config::HttpSettings,
+    rerank::{Ranking, Reranker},
+};
+
+/// What the handlers share.
+pub struct App {
+    model_id: String,
+    settings: HttpSettings,
+    /// Empty until the model has loaded and scored a first pair.
+    reranker: OnceLock<Reranker>,
+}
+
+impl App {
+    /// A server whose model is still loading.
+    pub fn new(model_id: String, settings: HttpSettings) -> Arc<Self> {
+        Arc::new(Self { model_id, settings, reranker: OnceLock::new() })
+    }
+
+    /// From now on requests are answered.
+    pub fn set_ready(&self, reranker: Reranker) {
+        // A second model would be a mistake of the caller's; the first stays.
+        let _ = self.reranker.set(reranker);
+    }
+
+    fn ready(&self) -> Result<&Reranker, ApiError> {
+        self.reranker.get().ok_or(ApiError::NotReady)
+    }
+}
+
+/// The routes, without a socket.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(root))
+        .route("/health", get(health))
+        .route("/info", get(model_info))
+        .route("/rerank", post(rerank))
+        .route("/rerank/", post(async || Redirect::temporary("/rerank")))
+        .fallback(async || ApiError::NotFound)
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .layer(DefaultBodyLimit::max(app.settings.max_body_bytes))
+        .with_state(app)
+}
+
+/// Serves until `shutdown`, then drains: no new connections, requests in progress are finished, within limits.
+///
+/// # Errors
+/// If the socket fails.
+pub async fn serve(
+    listener: TcpListener,
+    app: Arc<App>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<()> {
+    let drain_timeout = app.settings.drain_timeout;
+    let (draining, drain_began) = oneshot::channel();
+    let server = axum::serve(listener, router(Arc::clone(&app))).with_graceful_shutdown(async move {
+        shutdown.await;
+        info!(timeout_ms = drain_timeout.as_millis(), "stopping: finishing requests in progress");
+        let _ = draining.send(());
+    });
+    let too_long = async {
+        let _ = drain_began.await;
+        sleep(drain_timeout).await;
+    };
+    tokio::select! {
+        stopped = server => stopped?,
+        () = too_long => warn!("requests in progress did not finish within RERANKER_DRAIN_TIMEOUT_MS; giving them up"),
+    }
+    if let Some(reranker) = app.reranker.get() {
+        reranker.close();
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// `GET /`: answers while loading too, as the old service did.
+async fn root(State(app): State<Arc<App>>) -> Response {
+    let status = if app.reranker.get().is_some() { "ready" } else { "loading" };
+    Json(json!({
+        "service": "Serveur de reranking",
+        "model": app.model_id,
+        "status": status,
+        "version": env!("CARGO_PKG_VERSION"),
+    }))
+    .into_response()
+}
+
+/// `GET /health`: 200 once the model has loaded and scored a warm-up pair.
+async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let info = app.ready()?.info();
+    Ok(Json(json!({ "status": "healthy", "device": info.device, "model": info.id })).into_response())
+}
+
+/// `GET /info`: the old service's three keys, and what else there is to know.
+async fn model_info(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let reranker = app.ready()?;
+    let info = reranker.info();
+    Ok(Json(json!({
+        "model_name": info.id,
+        "max_length": info.max_length,
+        "description": "Cross-encoder multilingue pour le reranking de passages",
+        "model_sha": info.commit,
+        "device": info.device,
+        "dtype": info.dtype,
+        "backend": info.backend,
+        "max_documents": app.settings.max_documents,
+        "queued_pairs": reranker.queued_pairs(),
+        "version": env!("CARGO_PKG_VERSION"),
+    }))
+    .into_response())
+}
+
+/// `POST /rerank`.
+async fn rerank(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let started = Instant::now();
+    let reranker = app.ready()?;
+    let body = body.map_err(|rejection| ApiError::from_body(&rejection, app.settings.max_body_bytes))?;
+    ragfab::check_content_type(headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()), &body)?;
+    let request = ragfab::parse(&body)?;
+    error::check_documents(request.documents.len(), app.settings.max_documents)?;
+    let ranking = reranker.rerank(request.query.clone(), request.texts()).await?;
+    let returned = request.top_k.min(ranking.scores.len());
+    log_request(reranker, &ranking, returned, started);
+    let response = ragfab::Response::new(&request, &ranking, &reranker.info().id, started.elapsed());
+    Ok(Json(response).into_response())
+}
+
+fn log_request(reranker: &Reranker, ranking: &Ranking, returned: usize, started: Instant) {
+    info!(
+        device = reranker.info().device,
+        documents = ranking.scores.len(),
+        returned,
+        tokens = ranking.tokens,
+        queue_ms = ranking.queued.as_millis(),
+        compute_ms = ranking.computed.as_millis(),
+        total_ms = started.elapsed().as_millis(),
+        "reranked"
+    );
+}

@@ -1,0 +1,474 @@
+//! The `RAGFab` dialect of `POST /rerank`: bytes in, checked request out, and the answer's shape.
+//!
+//! The service this one replaces was a `FastAPI` 0.115 application with `pydantic` 2.10 models on
+//! Python 3.11. Its callers depend on its status codes and error bodies, so those are reproduced
+//! here to the letter; `tests/tools/ragfab_reference.py` runs the original models and records
+//! their answers in `tests/fixtures/requests/ragfab.json`.
+//!
+//! We differ on purpose in a few places, each marked in that fixture: a document needs only
+//! `content`, all its fields come back byte for byte with `rerank_score` added, a null `top_k`
+//! means the default instead of a crash, and a negative one is refused instead of cutting off the
+//! tail. Nothing here knows the web framework, the model, or the other dialects.
+
+mod python_json;
+mod top_k;
+mod validation;
+mod violation;
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::{rerank::Ranking, tokenizer::strip};
+use violation::Problem;
+pub(crate) use violation::Violation;
+
+/// Number of documents returned when `top_k` is absent (`RerankRequest.top_k` in the original).
+pub(crate) const DEFAULT_TOP_K: usize = 5;
+
+/// The field we add to each document, replacing one of the same name that came in.
+const SCORE_FIELD: &str = "rerank_score";
+
+/// A request that passed every check of the original (`RerankRequest` and its two 400 tests).
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// As sent, not stripped; at least one character of it is not blank.
+    pub(crate) query: String,
+    /// In input order, at least one.
+    pub(crate) documents: Vec<Document>,
+    /// Upper bound of the documents to return: may be 0, may exceed their number.
+    pub(crate) top_k: usize,
+}
+
+impl Request {
+    /// What to score the query against: the documents' contents, in input order.
+    pub(crate) fn texts(&self) -> Vec<String> {
+        let documents = self.documents.iter();
+        documents.map(|document| document.content.clone()).collect()
+    }
+}
+
+/// One document: its text for the model, and everything the caller sent for the way back.
+///
+/// The original declared seven fields and dropped all others (`DocumentItem`). We require only
+/// `content` and keep the rest as the caller's own bytes, so that no number loses a digit and no
+/// field changes its type on the round trip.
+#[derive(Debug)]
+pub(crate) struct Document {
+    /// In order of first appearance, keys unique, values byte for byte; contains `content`.
+    fields: Vec<(String, Box<RawValue>)>,
+    /// The decoded `content`; may be blank.
+    content: String,
+}
+
+/// The answer of the original (`RerankResponse`), with the score in each document.
+#[derive(Debug, Serialize)]
+pub(crate) struct Response<'a> {
+    documents: Vec<Ranked<'a>>,
+    count: usize,
+    model: &'a str,
+    /// In seconds.
+    processing_time: f64,
+}
+
+impl<'a> Response<'a> {
+    /// The best `top_k` documents of a request, after `elapsed` since it came in.
+    pub(crate) fn new(
+        request: &'a Request,
+        ranking: &Ranking,
+        model: &'a str,
+        elapsed: Duration,
+    ) -> Self {
+        let best = ranking.scores.iter().take(request.top_k);
+        let documents: Vec<_> = best
+            .map(|score| Ranked {
+                document: &request.documents[score.index],
+                score: score.score,
+            })
+            .collect();
+        Self {
+            count: documents.len(),
+            documents,
+            model,
+            processing_time: elapsed.as_secs_f64(),
+        }
+    }
+}
+
+/// A document of the answer: the fields that came in, and its score as `rerank_score`.
+#[derive(Debug)]
+struct Ranked<'a> {
+    document: &'a Document,
+    score: f64,
+}
+
+impl Serialize for Ranked<'_> {
+    /// Puts the score where the caller's own `rerank_score` was, else last, as a Python
+    /// `document["rerank_score"] = score` would.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = &self.document.fields;
+        let mut map = serializer.serialize_map(None)?;
+        for (name, value) in fields {
+            if name == SCORE_FIELD {
+                map.serialize_entry(name, &self.score)?;
+            } else {
+                map.serialize_entry(name, value)?;
+            }
+        }
+        if fields.iter().all(|(name, _)| name != SCORE_FIELD) {
+            map.serialize_entry(SCORE_FIELD, &self.score)?;
+        }
+        map.end()
+    }
+}
+
+/// Why a request was refused, in the words of the original.
+///
+/// While its model loads the original gives the 422 answers all the same; only then comes its 503,
+/// and after that the checks for a blank query and an empty list.
+#[derive(Debug)]
+pub(crate) enum Rejection {
+    /// 422: the body is malformed or of the wrong shape (`RequestValidationError`).
+    Invalid(Vec<Violation>),
+    /// 400: the body is not text that could be parsed at all (raised by `FastAPI` itself).
+    Undecodable,
+    /// 400: the query is empty or blank. Checked before the list of documents.
+    BlankQuery,
+    /// 400: there are no documents.
+    NoDocuments,
+}
+
+impl Rejection {
+    /// The HTTP status of the original.
+    pub(crate) fn status(&self) -> u16 {
+        match self {
+            Self::Invalid(_) => 422,
+            Self::Undecodable | Self::BlankQuery | Self::NoDocuments => 400,
+        }
+    }
+
+    /// What stands under the key `detail`: a list of violations for a 422, a string for a 400.
+    pub(crate) fn detail(&self) -> Value {
+        match self {
+            Self::Invalid(violations) => violations.iter().map(Violation::to_json).collect(),
+            Self::Undecodable => "There was an error parsing the body".into(),
+            Self::BlankQuery => "La query ne peut pas être vide".into(),
+            Self::NoDocuments => "La liste de documents ne peut pas être vide".into(),
+        }
+    }
+
+    /// The rejection of a body as a whole.
+    fn of_body(problem: Problem, input: Value) -> Self {
+        Self::Invalid(vec![Violation::of_body(problem, input)])
+    }
+}
+
+/// Refuses what the original does not read as JSON, given the `Content-Type` header if there is
+/// one (`get_request_handler` in `fastapi/routing.py`).
+///
+/// An absent or empty header means JSON; `application/json` and `application/*+json` are JSON
+/// whatever their parameters; of any other type the body is taken as a plain string, and a string
+/// is no request.
+pub(crate) fn check_content_type(header: Option<&str>, body: &[u8]) -> Result<(), Rejection> {
+    let header = header.unwrap_or_default();
+    if header.is_empty() || is_json(header) {
+        return Ok(());
+    }
+    if body.is_empty() {
+        return Err(no_body());
+    }
+    let text = String::from_utf8_lossy(body).into_owned();
+    Err(Rejection::of_body(Problem::NotAnObject, text.into()))
+}
+
+/// Python's `email.message` reads the header: case does not matter, and neither do parameters.
+fn is_json(header: &str) -> bool {
+    let essence = header.split(';').next().unwrap_or_default();
+    let essence = essence.trim().to_ascii_lowercase();
+    essence
+        .strip_prefix("application/")
+        .is_some_and(|subtype| !subtype.contains('/') && is_json_subtype(subtype))
+}
+
+/// `json`, or a structured syntax suffix as in `application/vnd.api+json`.
+fn is_json_subtype(subtype: &str) -> bool {
+    subtype == "json" || subtype.ends_with("+json")
+}
+
+/// Reads a request body, with the checks and their order of the original: syntax, shape, blank
+/// query, empty list.
+pub(crate) fn parse(body: &[u8]) -> Result<Request, Rejection> {
+    if body.is_empty() {
+        return Err(no_body());
+    }
+    let text = str::from_utf8(body).map_err(|_| Rejection::Undecodable)?;
+    // Python's `json.loads` strips the mark from bytes; the offsets it reports start after it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let raw: &RawValue = serde_json::from_str(text).map_err(|_| malformed(text))?;
+    if raw.get() == "null" {
+        return Err(no_body());
+    }
+    let request = validation::request(raw).map_err(Rejection::Invalid)?;
+    if strip(&request.query).is_empty() {
+        return Err(Rejection::BlankQuery);
+    }
+    if request.documents.is_empty() {
+        return Err(Rejection::NoDocuments);
+    }
+    Ok(request)
+}
+
+/// No body, or a null: `FastAPI` has `None` for both.
+fn no_body() -> Rejection {
+    Rejection::of_body(Problem::Missing, Value::Null)
+}
+
+/// The violation that `FastAPI` makes of a `json.JSONDecodeError`; its `input` is always `{}`.
+fn malformed(text: &str) -> Rejection {
+    let fault = python_json::explain(text);
+    Rejection::of_body(Problem::Malformed(fault), json!({}))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::rerank::Score;
+
+    const FIXTURE: &str = include_str!(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/requests/ragfab.json"
+    ));
+
+    /// A row of the fixture that `tests/tools/ragfab_reference.py` writes.
+    #[derive(Deserialize)]
+    struct Row {
+        name: String,
+        content_type: Option<String>,
+        body: Option<String>,
+        body_base64: Option<String>,
+        status: u16,
+        response: Value,
+    }
+
+    impl Row {
+        fn body(&self) -> Vec<u8> {
+            match (&self.body, &self.body_base64) {
+                (Some(text), None) => text.clone().into_bytes(),
+                (None, Some(encoded)) => decode_base64(encoded),
+                _ => panic!("{}: needs one kind of body", self.name),
+            }
+        }
+    }
+
+    fn decode_base64(text: &str) -> Vec<u8> {
+        let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let digits = text.trim_end_matches('=').bytes();
+        let values = digits.map(|digit| alphabet.iter().position(|&c| c == digit).unwrap());
+        let bits: Vec<usize> = values
+            .flat_map(|value| (0..6).rev().map(move |bit| value >> bit & 1))
+            .collect();
+        let bytes = bits.chunks_exact(8);
+        bytes
+            .map(|byte| {
+                byte.iter()
+                    .fold(0, |acc, &bit| acc << 1 | u8::from(bit == 1))
+            })
+            .collect()
+    }
+
+    /// The stub model of `tests/tools/ragfab_reference.py`.
+    fn stub_score(content: &str) -> f64 {
+        f64::from(content.chars().map(u32::from).sum::<u32>() % 101) / 100.0
+    }
+
+    /// The answer's text, ranked by the stub model.
+    fn ranked(request: &Request) -> String {
+        let texts = request.texts();
+        let scores = texts.iter().enumerate().map(|(index, text)| Score {
+            index,
+            logit: 0.0,
+            score: stub_score(text),
+        });
+        let mut ranking = Ranking {
+            scores: scores.collect(),
+            tokens: 0,
+            queued: Duration::ZERO,
+            computed: Duration::ZERO,
+        };
+        let best_first = |a: &Score, b: &Score| b.score.total_cmp(&a.score);
+        ranking.scores.sort_by(best_first);
+        let elapsed = Duration::from_millis(125);
+        let response = Response::new(request, &ranking, "BAAI/bge-reranker-v2-m3", elapsed);
+        serde_json::to_string(&response).unwrap()
+    }
+
+    fn answer(content_type: Option<&str>, body: &[u8]) -> (u16, Value) {
+        match check_content_type(content_type, body).and_then(|()| parse(body)) {
+            Ok(request) => (200, serde_json::from_str(&ranked(&request)).unwrap()),
+            Err(rejection) => (rejection.status(), json!({ "detail": rejection.detail() })),
+        }
+    }
+
+    /// Sends one document and returns it as it comes back, as text, with a score of 0.2.
+    fn echo(document: &str) -> String {
+        let body = format!(r#"{{"query":"q","documents":[{document}]}}"#);
+        let request = parse(body.as_bytes()).unwrap();
+        let ranked = Ranked {
+            document: &request.documents[0],
+            score: 0.2,
+        };
+        serde_json::to_string(&ranked).unwrap()
+    }
+
+    #[track_caller]
+    fn check_echo(document: &str, expected: &str) {
+        assert_eq!(echo(document), expected);
+    }
+
+    #[test]
+    fn answers_as_the_original_does() {
+        let rows: Vec<Row> = serde_json::from_str(FIXTURE).unwrap();
+        assert!(rows.len() >= 200, "only {} rows", rows.len());
+        for row in rows {
+            let answer = answer(row.content_type.as_deref(), &row.body());
+            assert_eq!(answer, (row.status, row.response), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn echoes_numbers_to_the_digit() {
+        let document = r#"{"a":1.0,"b":1e5,"c":12345678901234567890123,"d":-0.0,"e":1E+400,"f":-0,"content":"x"}"#;
+        let expected = document.replace("\"x\"}", "\"x\",\"rerank_score\":0.2}");
+        check_echo(document, &expected);
+    }
+
+    #[test]
+    fn echoes_strings_and_nested_values_byte_for_byte() {
+        let document =
+            r#"{"content":"\u00e9\/","lone":"\ud800","metadata":{ "a" : [1, {}], "a":2 }}"#;
+        let expected = r#"{"content":"\u00e9\/","lone":"\ud800","metadata":{ "a" : [1, {}], "a":2 },"rerank_score":0.2}"#;
+        check_echo(document, expected);
+        let body = format!(r#"{{"query":"\u00e9","documents":[{document}]}}"#);
+        let request = parse(body.as_bytes()).unwrap();
+        assert_eq!(request.query, "é");
+        assert_eq!(request.documents[0].content, "é/");
+    }
+
+    #[test]
+    fn keeps_the_first_place_and_the_last_value_of_a_repeated_field() {
+        let document = r#"{"a":1,"content":"x","\u0061":2,"content":"y","b":3,"a":4}"#;
+        check_echo(
+            document,
+            r#"{"a":4,"content":"y","b":3,"rerank_score":0.2}"#,
+        );
+    }
+
+    #[test]
+    fn replaces_an_incoming_score_in_place_and_once() {
+        let document =
+            r#"{"rerank_score":"x","content":"x","rerank_score":9,"rerank\u005fscore":1}"#;
+        check_echo(document, r#"{"rerank_score":0.2,"content":"x"}"#);
+    }
+
+    #[test]
+    fn answers_with_the_four_keys_of_the_original_in_its_order() {
+        let request = parse(br#"{"query":"q","documents":[{"content":"x"}]}"#).unwrap();
+        let expected = r#"{"documents":[{"content":"x","rerank_score":0.19}],"count":1,"model":"BAAI/bge-reranker-v2-m3","processing_time":0.125}"#;
+        assert_eq!(ranked(&request), expected);
+    }
+
+    #[test]
+    fn depth_and_width_of_a_body_are_survived() {
+        let deep = "[".repeat(200_000) + &"]".repeat(200_000);
+        let nested = format!(r#"{{"content":"x","deep":{deep}}}"#);
+        let expected = nested.replace("]}", "],\"rerank_score\":0.2}");
+        check_echo(&nested, &expected);
+
+        let wrong = format!(r#"{{"query":{deep},"documents":[{{"content":"x"}}]}}"#);
+        let (status, response) = answer(None, wrong.as_bytes());
+        assert_eq!(status, 422);
+        assert_eq!(response["detail"][0]["input"], deep);
+
+        let unclosed = &deep[..200_000];
+        let (_, response) = answer(None, unclosed.as_bytes());
+        assert_eq!(response["detail"][0]["loc"], json!(["body", 200_000]));
+
+        let wide = format!(r#"{{"query":"q","documents":[{}1]}}"#, "1,".repeat(99_999));
+        let (_, response) = answer(None, wide.as_bytes());
+        assert_eq!(response["detail"].as_array().unwrap().len(), 1000);
+    }
+
+    /// Any JSON value, nested a few levels.
+    fn any_value() -> impl Strategy<Value = Value> {
+        let scalar = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+        ];
+        scalar.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..4).prop_map(Value::from),
+                vec((any::<String>(), inner), 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    /// One edit of a body: where, how many bytes are cut out, and what is put there.
+    fn any_edit() -> impl Strategy<Value = (usize, usize, Vec<u8>)> {
+        let token = prop_oneof![
+            "[\\[\\]{}:,\"\\\\u0-9.eE+-]{0,4}".prop_map(String::into_bytes),
+            Just(b"null".to_vec()),
+            Just(br"\ud800".to_vec()),
+            vec(any::<u8>(), 0..4),
+        ];
+        (any::<usize>(), 0..6_usize, token)
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_get_an_answer(body in vec(any::<u8>(), 0..200)) {
+            let (status, _) = answer(None, &body);
+            prop_assert!([400, 422].contains(&status));
+        }
+
+        #[test]
+        fn any_edited_body_gets_an_answer(edits in vec(any_edit(), 1..6)) {
+            let mut body = br#"{"query": "o\u00f9", "documents": [{"content": "x", "n": 1.5e3},
+                {"content": "\ud83d\ude00", "rerank_score": null}], "top_k": "2"}"#.to_vec();
+            for (start, n_cut, token) in edits {
+                let start = start % (body.len() + 1);
+                let end = (start + n_cut).min(body.len());
+                body.splice(start..end, token);
+            }
+            let (status, _) = answer(None, &body);
+            prop_assert!([200, 400, 422].contains(&status));
+        }
+
+        #[test]
+        fn any_top_k_gets_an_answer(top_k in "\"?[ +-]{0,2}[0-9_]{0,4}[.eE]?[+-]?[0-9_]{0,4}\"?") {
+            let body = format!(r#"{{"query":"q","documents":[{{"content":"x"}}],"top_k":{top_k}}}"#);
+            let (status, _) = answer(None, body.as_bytes());
+            prop_assert!([200, 422].contains(&status));
+        }
+
+        #[test]
+        fn any_fields_come_back(fields in vec((any::<String>(), any_value()), 0..6), at in 0..7_usize) {
+            let mut fields = fields;
+            fields.retain(|(name, _)| name != SCORE_FIELD && name != "content");
+            fields.insert(at.min(fields.len()), ("content".into(), "x".into()));
+            let document = Value::Object(fields.into_iter().collect()).to_string();
+            let expected = format!(r#"{},"rerank_score":0.2}}"#, &document[..document.len() - 1]);
+            prop_assert_eq!(echo(&document), expected);
+        }
+    }
+}

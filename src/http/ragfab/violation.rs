@@ -1,0 +1,191 @@
+//! What can be wrong with a body, in the words of `FastAPI` and `pydantic` 2.10: the entries of the
+//! `detail` list of a 422, with `type`, `loc`, `msg`, `input` and sometimes `ctx`.
+
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::python_json::Fault;
+
+/// Most violations reported for one body. The original has no bound, but there a body of two-byte
+/// documents is answered with a hundred bytes for each.
+const MAX_VIOLATIONS: usize = 1000;
+
+/// One thing wrong with a body: an entry of the list that `FastAPI` sends as `detail`.
+#[derive(Debug)]
+pub(crate) struct Violation {
+    problem: Problem,
+    /// Path inside the body, without the `body` that all paths start with.
+    path: Vec<Step>,
+    input: Value,
+}
+
+/// One step of a path: a field of an object or an item of a list.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Step {
+    /// By its name.
+    Field(&'static str),
+    /// By its position, from 0.
+    Index(usize),
+}
+
+impl Violation {
+    /// A violation by the body as a whole.
+    pub(super) fn of_body(problem: Problem, input: Value) -> Self {
+        let path = match problem {
+            Problem::Malformed(fault) => vec![Step::Index(fault.offset)],
+            _ => Vec::new(),
+        };
+        Self {
+            problem,
+            path,
+            input,
+        }
+    }
+
+    /// The entry as it goes over the wire.
+    pub(super) fn to_json(&self) -> Value {
+        let (kind, message) = self.problem.describe();
+        let mut entry = json!({
+            "type": kind,
+            "loc": self.location(),
+            "msg": message,
+            "input": self.input,
+        });
+        if let Some(context) = self.problem.context() {
+            entry["ctx"] = context;
+        }
+        entry
+    }
+
+    fn location(&self) -> Value {
+        let steps = self.path.iter().map(|step| match step {
+            Step::Field(name) => Value::from(*name),
+            Step::Index(index) => Value::from(*index),
+        });
+        std::iter::once(Value::from("body")).chain(steps).collect()
+    }
+}
+
+/// The kinds of violation that the models of the original can have.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Problem {
+    /// The body is not JSON.
+    Malformed(Fault),
+    /// A required field, or the whole body, is absent.
+    Missing,
+    /// The body or a document is not an object.
+    NotAnObject,
+    /// `documents` is not a list.
+    NotAList,
+    /// `query` or `content` is not a string.
+    NotAString,
+    /// A string or a field name has half of a surrogate pair, so it is not Unicode text.
+    LoneSurrogate,
+    /// `top_k` is neither a number, nor a string, nor a boolean.
+    NotAnInteger,
+    /// `top_k` is a string that is no integer.
+    NoIntegerInString,
+    /// `top_k` is an integral number beyond what `pydantic` takes from that type.
+    IntegerTooLarge,
+    /// `top_k` has a fractional part.
+    Fractional,
+    /// `top_k` overflows to infinity.
+    NotFinite,
+    /// `top_k` is below zero: our own choice, in the words `pydantic` has for a `ge=0` field.
+    Negative,
+}
+
+impl Problem {
+    /// `type` and `msg`.
+    fn describe(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Malformed(_) => ("json_invalid", "JSON decode error"),
+            Self::Missing => ("missing", "Field required"),
+            Self::NotAnObject => (
+                "model_attributes_type",
+                "Input should be a valid dictionary or object to extract fields from",
+            ),
+            Self::NotAList => ("list_type", "Input should be a valid list"),
+            Self::NotAString => ("string_type", "Input should be a valid string"),
+            Self::LoneSurrogate => (
+                "string_unicode",
+                "Input should be a valid string, unable to parse raw data as a unicode string",
+            ),
+            Self::NotAnInteger => ("int_type", "Input should be a valid integer"),
+            Self::NoIntegerInString => (
+                "int_parsing",
+                "Input should be a valid integer, unable to parse string as an integer",
+            ),
+            Self::IntegerTooLarge => (
+                "int_parsing_size",
+                "Unable to parse input string as an integer, exceeded maximum size",
+            ),
+            Self::Fractional => (
+                "int_from_float",
+                "Input should be a valid integer, got a number with a fractional part",
+            ),
+            Self::NotFinite => ("finite_number", "Input should be a finite number"),
+            Self::Negative => (
+                "greater_than_equal",
+                "Input should be greater than or equal to 0",
+            ),
+        }
+    }
+
+    /// `ctx`, for the few kinds that have one.
+    fn context(self) -> Option<Value> {
+        match self {
+            Self::Malformed(fault) => Some(json!({ "error": fault.message })),
+            Self::Negative => Some(json!({ "ge": 0 })),
+            _ => None,
+        }
+    }
+}
+
+/// The violations found so far, in the order of the fields.
+#[derive(Default)]
+pub(super) struct Violations {
+    list: Vec<Violation>,
+}
+
+impl Violations {
+    /// The value of an outcome, or nothing after noting that `raw` at `path` has a problem.
+    pub(super) fn keep<T>(
+        &mut self,
+        raw: &RawValue,
+        path: &[Step],
+        outcome: Result<T, Problem>,
+    ) -> Option<T> {
+        match outcome {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.add(problem, raw, path);
+                None
+            }
+        }
+    }
+
+    fn add(&mut self, problem: Problem, raw: &RawValue, path: &[Step]) {
+        if self.list.len() < MAX_VIOLATIONS {
+            self.list.push(Violation {
+                problem,
+                path: path.to_vec(),
+                input: echo(raw),
+            });
+        }
+    }
+
+    /// The value, if nothing was wrong with it or with anything that it leaves out.
+    pub(super) fn settle<T>(self, value: Option<T>) -> Result<T, Vec<Violation>> {
+        match value {
+            Some(value) if self.list.is_empty() => Ok(value),
+            _ => Err(self.list),
+        }
+    }
+}
+
+/// The offending value, for the caller to see. What has no place in a [`Value`] (nested too deep,
+/// a number out of range, half a surrogate pair) is shown as the text it was sent as.
+fn echo(raw: &RawValue) -> Value {
+    serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().into())
+}

@@ -1,0 +1,152 @@
+//! The model: from a checkpoint on disk to logits for a batch of token sequences.
+//!
+//! Only this module and [`crate::ops`] know that candle exists. Above it there are [`Batch`]es and `f32`s.
+
+mod config;
+mod demo;
+mod device;
+mod reference;
+pub mod source;
+mod weights;
+mod xlm_roberta;
+
+use std::{borrow::Cow, fs, path::Path, sync::Arc, time::Instant};
+
+use anyhow::{Context as _, Result};
+use tracing::info;
+
+pub use self::config::ModelConfig;
+use self::{
+    reference::Reference,
+    source::{HubSettings, ModelFiles, Progress, Source},
+    weights::Weights,
+    xlm_roberta::XlmRoberta,
+};
+use crate::config::Device;
+
+/// A model that reads a query and a document together and says how well the second answers the first.
+pub trait CrossEncoder: Send {
+    /// One raw logit per sequence of the batch, in its order. They may be non-finite; the caller checks.
+    ///
+    /// # Errors
+    /// Whatever the device reports, out of memory above all.
+    fn predict(&self, batch: &Batch) -> Result<Vec<f32>>;
+}
+
+/// Token sequences end to end, without padding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The tokens of all sequences.
+    pub input_ids: Vec<u32>,
+    /// Sequence `i` is `input_ids[offsets[i]..offsets[i + 1]]`; one more entry than there are sequences.
+    pub offsets: Arc<[usize]>,
+}
+
+impl Batch {
+    /// Packs sequences, none of them empty.
+    pub fn pack<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> Self {
+        let (mut input_ids, mut offsets) = (Vec::new(), vec![0]);
+        for sequence in sequences {
+            input_ids.extend_from_slice(sequence);
+            offsets.push(input_ids.len());
+        }
+        Self {
+            input_ids,
+            offsets: offsets.into(),
+        }
+    }
+
+    /// The number of sequences.
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The sequences one by one.
+    pub fn sequences(&self) -> impl Iterator<Item = &[u32]> {
+        self.offsets
+            .windows(2)
+            .map(|ends| &self.input_ids[ends[0]..ends[1]])
+    }
+}
+
+/// Which implementation of the network answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Backend {
+    /// Ours: packed sequences, fused operations.
+    Native,
+    /// The padded model of candle-transformers: slow, independent, for a second opinion on a score.
+    Reference,
+}
+
+/// A checkpoint whose configuration has been understood and whose weights are mapped but not yet converted.
+pub struct Checkpoint {
+    /// Shapes and constants of the network.
+    pub config: ModelConfig,
+    /// The contents of `tokenizer.json`.
+    pub tokenizer: Cow<'static, [u8]>,
+    /// The commit of the hub's repository, where the checkpoint came from one.
+    pub commit: Option<String>,
+    weights: Weights,
+}
+
+impl Checkpoint {
+    /// Finds, and downloads if need be, the files of a model and reads what describes it.
+    ///
+    /// # Errors
+    /// A sentence that names the file, and the field where there is one.
+    pub fn open(source: &Source, hub: &HubSettings) -> Result<Self> {
+        match source::fetch(source, hub, Progress::auto())? {
+            Some(files) => Self::from_files(&files),
+            None => demo::checkpoint(),
+        }
+    }
+
+    fn from_files(files: &ModelFiles) -> Result<Self> {
+        let config = read(&files.config)?;
+        Ok(Self {
+            config: ModelConfig::parse(&config)
+                .with_context(|| format!("cannot use {}", files.config.display()))?,
+            tokenizer: read(&files.tokenizer)?.into(),
+            commit: files.commit.clone(),
+            weights: Weights::map(&files.weights)?,
+        })
+    }
+
+    /// Converts the weights and builds the network on the device asked for, or on the CPU where that may be.
+    /// Returns the name of the device too.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape than the configuration says, by name; no GPU where one is required.
+    pub fn build(
+        &self,
+        backend: Backend,
+        device: Device,
+        require_gpu: bool,
+    ) -> Result<(Box<dyn CrossEncoder>, &'static str)> {
+        let device = device::select(device, require_gpu)?;
+        let started = Instant::now();
+        let model: Box<dyn CrossEncoder> = match backend {
+            Backend::Native => Box::new(XlmRoberta::new(&self.config, &self.weights)?),
+            Backend::Reference => Box::new(Reference::new(&self.config, &self.weights)?),
+        };
+        let (bytes, seconds) = (self.weights.bytes(), started.elapsed().as_secs_f64());
+        info!(
+            bytes,
+            seconds = format!("{seconds:.2}"),
+            mb_per_s = format!("{:.0}", bytes as f64 / 1e6 / seconds),
+            layers = self.config.layers,
+            hidden = self.config.hidden,
+            "model weights loaded"
+        );
+        Ok((model, device))
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}

@@ -1,0 +1,348 @@
+//! What belongs to a model in a directory, and whether its weights are whole.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Error, Result, anyhow, ensure};
+use serde_json::{Map, Value};
+
+use super::ModelFiles;
+
+pub(super) const CONFIG: &str = "config.json";
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+pub(super) const WEIGHTS: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+/// All of the above in words, for messages.
+pub(super) const NEEDED: &str = "config.json, tokenizer.json and model.safetensors (or \
+                                 model.safetensors.index.json with its shards)";
+
+/// The limit of the safetensors format itself, in bytes.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Finds the files of a model in `dir`; the contents of the weights are not looked at.
+pub(super) fn find(dir: &Path) -> Result<ModelFiles> {
+    Ok(ModelFiles {
+        config: existing(dir, CONFIG)?,
+        tokenizer: existing(dir, TOKENIZER)?,
+        weights: weights(dir)?,
+        commit: None,
+    })
+}
+
+fn existing(dir: &Path, name: &str) -> Result<PathBuf> {
+    let path = dir.join(name);
+    ensure!(
+        path.is_file(),
+        "`{}` is missing: a model needs {NEEDED}",
+        path.display()
+    );
+    Ok(path)
+}
+
+fn weights(dir: &Path) -> Result<Vec<PathBuf>> {
+    let single = dir.join(WEIGHTS);
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    let index = dir.join(INDEX);
+    if !index.is_file() {
+        let pytorch = dir.join("pytorch_model.bin").is_file()
+            || dir.join("pytorch_model.bin.index.json").is_file();
+        return Err(no_weights(&dir.display().to_string(), pytorch));
+    }
+    let shard = |name: String| {
+        let path = dir.join(&name);
+        ensure!(
+            path.is_file(),
+            "shard `{}` is missing, which `weight_map` in {INDEX} names: copy or download it",
+            path.display()
+        );
+        Ok(path)
+    };
+    shards(&index)?.into_iter().map(shard).collect()
+}
+
+/// The error for a model (a directory or a hub id) without safetensors weights.
+pub(super) fn no_weights(model: &str, has_pytorch: bool) -> Error {
+    if has_pytorch {
+        anyhow!(
+            "`{model}` has pytorch_model.bin but not {WEIGHTS}, and only safetensors is read: \
+             convert it with Python's transformers, \
+             `AutoModelForSequenceClassification.from_pretrained(\"{model}\")\
+             .save_pretrained(\"converted\")`, copy {TOKENIZER} there too, and give that directory \
+             as the model"
+        )
+    } else {
+        anyhow!("`{model}` has neither {WEIGHTS} nor {INDEX}: a model needs {NEEDED}")
+    }
+}
+
+/// The shards that the index at `path` names, each once and in order.
+pub(super) fn shards(path: &Path) -> Result<BTreeSet<String>> {
+    let shown = path.display();
+    let text = fs::read(path).with_context(|| format!("cannot read `{shown}`"))?;
+    let index: Value =
+        serde_json::from_slice(&text).with_context(|| format!("`{shown}` is not valid JSON"))?;
+    let map = index
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .filter(|map| !map.is_empty())
+        .with_context(|| {
+            format!("`{shown}` has no `weight_map` that names the shard of each tensor")
+        })?;
+    map.iter()
+        .map(|(tensor, shard)| {
+            shard
+                .as_str()
+                .filter(|shard| is_shard_name(shard))
+                .map(str::to_owned)
+                .with_context(|| {
+                    format!(
+                        "`{shown}` names {shard} in `weight_map` for tensor `{tensor}`: it must be \
+                         a .safetensors file inside the model's directory"
+                    )
+                })
+        })
+        .collect()
+}
+
+/// An index may come from anyone, so a shard must not lead out of the model's directory.
+fn is_shard_name(name: &str) -> bool {
+    let is_normal = |part| matches!(part, Component::Normal(_));
+    Path::new(name)
+        .extension()
+        .is_some_and(|e| e == "safetensors")
+        && !name.contains(['\\', ':', '?', '#', '%'])
+        && Path::new(name).components().all(is_normal)
+}
+
+/// Checks that a safetensors file is as long as its header says.
+///
+/// # Errors
+/// It is shorter (cut off) or longer, or has no readable header.
+pub(super) fn check_whole(path: &Path) -> Result<()> {
+    let shown = path.display();
+    let mut file = File::open(path).with_context(|| format!("cannot open `{shown}`"))?;
+    let size = file
+        .metadata()
+        .with_context(|| format!("cannot read the size of `{shown}`"))?
+        .len();
+    let expected =
+        expected_size(&mut file, size).with_context(|| format!("`{shown}` is damaged"))?;
+    ensure!(
+        size == expected,
+        "`{shown}` is damaged: it has {size} bytes and its header describes {expected}"
+    );
+    Ok(())
+}
+
+/// Size of the header's length field, which every safetensors file starts with.
+const LENGTH_FIELD: u64 = 8;
+
+/// The size in bytes that the header of a file of `size` bytes describes.
+fn expected_size(file: &mut File, size: u64) -> Result<u64> {
+    ensure!(
+        size >= LENGTH_FIELD,
+        "it has {size} bytes and a safetensors file starts with a header length of {LENGTH_FIELD}"
+    );
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let header_size = u64::from_le_bytes(length);
+    ensure!(
+        header_size <= MAX_HEADER,
+        "its header length is {header_size} bytes and the most a safetensors file may have is \
+         {MAX_HEADER}, so it is something else"
+    );
+    let data_start = LENGTH_FIELD + header_size;
+    ensure!(
+        data_start <= size,
+        "it has {size} bytes and its header alone needs {data_start}"
+    );
+    let mut header = Vec::new();
+    file.take(header_size).read_to_end(&mut header)?;
+    let tensors: Map<String, Value> =
+        serde_json::from_slice(&header).context("its header is not a JSON object")?;
+    let mut data_size = 0;
+    for (name, tensor) in tensors.iter().filter(|(name, _)| *name != "__metadata__") {
+        let end = tensor
+            .get("data_offsets")
+            .and_then(|offsets| offsets.get(1));
+        let end = end.and_then(Value::as_u64).with_context(|| {
+            format!("tensor `{name}` has no `data_offsets` of two numbers in its header")
+        })?;
+        data_size = data_size.max(end);
+    }
+    // Offsets near the end of the number range are as wrong as any other and must not wrap.
+    Ok(data_start.saturating_add(data_size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn safetensors(header: &str, data: usize) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        bytes
+    }
+
+    fn check(bytes: &[u8]) -> Result<(), String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(WEIGHTS);
+        fs::write(&path, bytes).unwrap();
+        check_whole(&path).map_err(|error| format!("{error:#}"))
+    }
+
+    const HEADER: &str = r#"{"__metadata__":{"format":"pt"},
+        "b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]},
+        "a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+
+    #[test]
+    fn a_whole_file_passes() {
+        check(&safetensors(HEADER, 12)).unwrap();
+        check(&safetensors("{}", 0)).unwrap();
+    }
+
+    #[test]
+    fn a_file_of_another_size_is_named_with_both_sizes() {
+        let full = 8 + HEADER.len() + 12;
+        for data in [0, 11, 13] {
+            let message = check(&safetensors(HEADER, data)).unwrap_err();
+            let size = full - 12 + data;
+            assert!(message.contains("model.safetensors"), "{message}");
+            assert!(message.contains(&format!("{size} bytes")), "{message}");
+            assert!(message.contains(&full.to_string()), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_file_cut_inside_its_header_is_named() {
+        let bytes = safetensors(HEADER, 12);
+        let needed = format!("needs {}", 8 + HEADER.len());
+        assert!(check(&bytes[..40]).unwrap_err().contains(&needed));
+        assert!(check(&bytes[..5]).unwrap_err().contains("5 bytes"));
+        assert!(check(&[]).unwrap_err().contains("0 bytes"));
+    }
+
+    #[test]
+    fn a_file_of_another_format_is_refused() {
+        let page = check(b"<!doctype html><html></html>").unwrap_err();
+        assert!(page.contains("header length"), "{page}");
+        let list = check(&safetensors("[1]", 0)).unwrap_err();
+        assert!(list.contains("JSON"), "{list}");
+        for tensor in [
+            r#"{"w":{}}"#,
+            r#"{"w":1}"#,
+            r#"{"w":{"data_offsets":[0,-4]}}"#,
+        ] {
+            let message = check(&safetensors(tensor, 4)).unwrap_err();
+            assert!(
+                message.contains("tensor `w` has no `data_offsets`"),
+                "{message}"
+            );
+        }
+        let huge = format!(r#"{{"w":{{"data_offsets":[0,{}]}}}}"#, u64::MAX);
+        assert!(
+            check(&safetensors(&huge, 4))
+                .unwrap_err()
+                .contains("describes")
+        );
+    }
+
+    fn model(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        dir
+    }
+
+    fn found(files: &[(&str, &str)]) -> Result<Vec<String>, String> {
+        let dir = model(files);
+        let files = find(dir.path()).map_err(|error| format!("{error:#}"))?;
+        let relative = |path: &PathBuf| path.strip_prefix(dir.path()).unwrap().to_owned();
+        let shown = |path| relative(path).display().to_string();
+        Ok(files.weights.iter().map(shown).collect())
+    }
+
+    #[test]
+    fn a_directory_with_one_file_of_weights_is_found() {
+        let weights = found(&[(CONFIG, ""), (TOKENIZER, ""), (WEIGHTS, ""), (INDEX, "")]);
+        assert_eq!(weights.unwrap(), [WEIGHTS]);
+    }
+
+    #[test]
+    fn shards_are_found_once_and_in_order() {
+        let index =
+            r#"{"weight_map":{"a":"2.safetensors","b":"1.safetensors","c":"2.safetensors"}}"#;
+        let weights = found(&[
+            (CONFIG, ""),
+            (TOKENIZER, ""),
+            (INDEX, index),
+            ("1.safetensors", ""),
+            ("2.safetensors", ""),
+        ]);
+        assert_eq!(weights.unwrap(), ["1.safetensors", "2.safetensors"]);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let index = r#"{"weight_map":{"a":"1.safetensors"}}"#;
+        let cases: [(&[(&str, &str)], &str); 4] = [
+            (&[], "config.json` is missing"),
+            (&[(CONFIG, "")], "tokenizer.json` is missing"),
+            (
+                &[(CONFIG, ""), (TOKENIZER, "")],
+                "neither model.safetensors",
+            ),
+            (
+                &[(CONFIG, ""), (TOKENIZER, ""), (INDEX, index)],
+                "1.safetensors` is missing",
+            ),
+        ];
+        for (files, expected) in cases {
+            let message = found(files).unwrap_err();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn pytorch_weights_come_with_how_to_convert_them() {
+        for name in ["pytorch_model.bin", "pytorch_model.bin.index.json"] {
+            let message = found(&[(CONFIG, ""), (TOKENIZER, ""), (name, "")]).unwrap_err();
+            assert!(message.contains("not model.safetensors"), "{message}");
+            assert!(message.contains("save_pretrained"), "{message}");
+        }
+    }
+
+    #[test]
+    fn shards_outside_the_directory_are_refused() {
+        for shard in [
+            "../x.safetensors",
+            "/x.safetensors",
+            "a\\\\x.safetensors",
+            "x.bin",
+            "",
+        ] {
+            let index = format!(r#"{{"weight_map":{{"w":"{shard}"}}}}"#);
+            let message = found(&[(CONFIG, ""), (TOKENIZER, ""), (INDEX, &index)]).unwrap_err();
+            assert!(
+                message.contains("inside the model's directory"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_index_without_shards_is_refused() {
+        for index in ["{}", r#"{"weight_map":{}}"#, r#"{"weight_map":[]}"#, "[]"] {
+            let message = found(&[(CONFIG, ""), (TOKENIZER, ""), (INDEX, index)]).unwrap_err();
+            assert!(message.contains("no `weight_map`"), "{message}");
+        }
+        let message = found(&[(CONFIG, ""), (TOKENIZER, ""), (INDEX, "{")]).unwrap_err();
+        assert!(message.contains("not valid JSON"), "{message}");
+    }
+}

@@ -1,0 +1,364 @@
+//! Micro-batching: concurrent requests share batches, and two threads keep the model busy.
+//!
+//! Requests put their pairs into one [`Queue`] and wait for an answer. The *packer* thread takes a batch from it and
+//! packs it; the *model* thread, the only one to touch the model, computes it and hands the logits out. A full batch is
+//! packed while the one before it runs. One that is not full is taken the moment the model is free: nobody waits for
+//! company (unless `batch_wait` asks for it), and whoever comes meanwhile still gets on.
+//!
+//! A request leaves in one of three ways: answered, failed with its batch, or dropped by its owner (a client that hung
+//! up, a deadline that passed), which takes its pairs out of the queue.
+
+mod queue;
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+use tracing::error;
+
+pub use self::queue::Limits;
+use self::queue::{Entry, Queue, RequestId};
+use crate::{
+    error::{Error, Result},
+    model::{Batch, CrossEncoder},
+    tokenizer::Encoding,
+};
+
+/// What the scheduler goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// The sizes of batches and of the queue.
+    pub limits: Limits,
+    /// How long a batch that is not full waits for company while the model is free. Zero: not at all.
+    pub batch_wait: Duration,
+}
+
+/// The answer to one request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// One finite logit per pair, in the order given.
+    pub logits: Vec<f32>,
+    /// From admission until the first of its batches started.
+    pub queued: Duration,
+    /// From there to the answer.
+    pub computed: Duration,
+}
+
+/// The handle that requests share. When it is dropped the threads drain the queue and end.
+pub struct Scheduler {
+    shared: Arc<Shared>,
+    next_id: AtomicU64,
+}
+
+struct Shared {
+    settings: Settings,
+    state: Mutex<State>,
+    /// Something was pushed, finished or closed.
+    changed: Condvar,
+}
+
+struct State {
+    queue: Queue<Encoding>,
+    waiting: HashMap<RequestId, Waiting>,
+    /// Batches taken from the queue whose results are not out yet.
+    in_flight: usize,
+    open: bool,
+    /// How fast pairs have been leaving lately, for `Retry-After`; 0 before the first batch.
+    pairs_per_second: f64,
+}
+
+/// A request between admission and answer.
+struct Waiting {
+    logits: Vec<f32>,
+    missing: usize,
+    admitted: Instant,
+    started: Option<Instant>,
+    answer: oneshot::Sender<Result<Scored>>,
+}
+
+/// A packed batch and where its results go.
+struct Packed {
+    batch: Batch,
+    entries: Vec<Entry<Encoding>>,
+}
+
+impl Scheduler {
+    /// Starts the threads.
+    pub fn new(model: Box<dyn CrossEncoder>, settings: Settings) -> Self {
+        let shared = Arc::new(Shared {
+            settings,
+            state: Mutex::new(State {
+                queue: Queue::new(settings.limits),
+                waiting: HashMap::new(),
+                in_flight: 0,
+                open: true,
+                pairs_per_second: 0.0,
+            }),
+            changed: Condvar::new(),
+        });
+        let (to_model, from_packer) = sync_channel(1);
+        spawn("packer", {
+            let shared = Arc::clone(&shared);
+            move || shared.pack_batches(&to_model)
+        });
+        spawn("model", {
+            let shared = Arc::clone(&shared);
+            move || shared.run_batches(model.as_ref(), &from_packer)
+        });
+        Self { shared, next_id: AtomicU64::new(0) }
+    }
+
+    /// Scores a request's pairs, all or none. Dropping the future takes what still waits out of the queue.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] at once if they do not fit the queue, [`Error::ShuttingDown`] after [`Self::close`],
+    /// [`Error::Inference`] if the batch of any of them failed.
+    pub async fn score(&self, pairs: Vec<Encoding>) -> Result<Scored> {
+        if pairs.is_empty() {
+            let (queued, computed) = (Duration::ZERO, Duration::ZERO);
+            return Ok(Scored { logits: Vec::new(), queued, computed });
+        }
+        let ticket = Ticket { id: self.next_id.fetch_add(1, Ordering::Relaxed), shared: &self.shared };
+        let answer = self.shared.admit(ticket.id, pairs)?;
+        answer.await.unwrap_or_else(|_| Err(Error::Inference("the scheduler has stopped".to_owned())))
+    }
+
+    /// Pairs waiting for a batch.
+    pub fn queued_pairs(&self) -> usize {
+        self.shared.lock().queue.len()
+    }
+
+    /// Refuses new requests from now on; those admitted are still answered.
+    pub fn close(&self) {
+        self.shared.lock().open = false;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Takes a request out of the queue when its owner is gone; does nothing once it is answered.
+struct Ticket<'a> {
+    id: RequestId,
+    shared: &'a Shared,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        if state.waiting.remove(&self.id).is_some() {
+            state.queue.cancel(self.id);
+        }
+    }
+}
+
+impl Shared {
+    /// A thread that panicked while it held the lock is a bug, but no reason to fail every request after it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(&self, id: RequestId, pairs: Vec<Encoding>) -> Result<oneshot::Receiver<Result<Scored>>> {
+        let mut state = self.lock();
+        if !state.open {
+            return Err(Error::ShuttingDown);
+        }
+        let count = pairs.len();
+        let items = pairs.into_iter().map(|encoding| {
+            let tokens = encoding.len();
+            (encoding, tokens)
+        });
+        if let Err(full) = state.queue.push(id, items) {
+            return Err(Error::Overloaded {
+                queued: full.queued,
+                refused: count,
+                limit: self.settings.limits.queue_pairs,
+                retry_after: state.time_to_drain(),
+            });
+        }
+        let (answer, receiver) = oneshot::channel();
+        state.waiting.insert(
+            id,
+            Waiting { logits: vec![f32::NAN; count], missing: count, admitted: Instant::now(), started: None, answer },
+        );
+        drop(state);
+        self.changed.notify_all();
+        Ok(receiver)
+    }
+
+    /// The packer thread.
+    fn pack_batches(&self, to_model: &SyncSender<Packed>) {
+        while let Some(entries) = self.take_batch() {
+            let batch = Batch::pack(entries.iter().map(|entry| entry.item.as_slice()));
+            if to_model.send(Packed { batch, entries }).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until a batch is due and takes it; `None` once closed and drained.
+    fn take_batch(&self) -> Option<Vec<Entry<Encoding>>> {
+        let mut state = self.lock();
+        let mut company_until = None;
+        loop {
+            if state.queue.is_empty() {
+                if !state.open {
+                    return None;
+                }
+                company_until = None;
+                state = self.wait(state, None);
+            } else if state.in_flight == 0 && !state.queue.fills_a_batch() && state.open {
+                // The model is free and the batch is not full: take it, unless told to wait for company.
+                let until = *company_until.get_or_insert_with(|| Instant::now() + self.settings.batch_wait);
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                state = self.wait(state, Some(left));
+            } else if state.may_take() {
+                break;
+            } else {
+                state = self.wait(state, None);
+            }
+        }
+        state.in_flight += 1;
+        Some(state.queue.next_batch())
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, timeout: Option<Duration>) -> MutexGuard<'a, State> {
+        match timeout {
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(timeout) => {
+                self.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+            }
+        }
+    }
+
+    /// The model thread.
+    fn run_batches(&self, model: &dyn CrossEncoder, from_packer: &Receiver<Packed>) {
+        for Packed { batch, entries } in from_packer {
+            let started = Instant::now();
+            self.lock().start(&entries, started);
+            let result = predict(model, &batch);
+            self.lock().finish(&entries, result, started);
+            self.changed.notify_all();
+        }
+    }
+}
+
+impl State {
+    /// One batch runs; one more may be packed beside it, if it is full.
+    fn may_take(&self) -> bool {
+        self.in_flight == 0 || (self.in_flight == 1 && self.queue.fills_a_batch())
+    }
+
+    fn time_to_drain(&self) -> Duration {
+        let seconds = self.queue.len() as f64 / self.pairs_per_second.max(1.0);
+        Duration::from_secs_f64(seconds.ceil().clamp(1.0, 60.0))
+    }
+
+    fn start(&mut self, entries: &[Entry<Encoding>], now: Instant) {
+        for entry in entries {
+            if let Some(waiting) = self.waiting.get_mut(&entry.request) {
+                waiting.started.get_or_insert(now);
+            }
+        }
+    }
+
+    /// Hands out the results of a batch; requests that are complete, or have failed, are answered.
+    fn finish(&mut self, entries: &[Entry<Encoding>], result: Result<Vec<f32>>, started: Instant) {
+        self.in_flight -= 1;
+        match result {
+            Ok(logits) => {
+                for (entry, logit) in entries.iter().zip(logits) {
+                    self.record(entry, logit);
+                }
+                let rate = entries.len() as f64 / started.elapsed().as_secs_f64().max(1e-6);
+                let weight = if self.pairs_per_second > 0.0 { 0.2 } else { 1.0 };
+                self.pairs_per_second += weight * (rate - self.pairs_per_second);
+            }
+            Err(error) => {
+                for entry in entries {
+                    self.fail(entry.request, error.clone());
+                }
+            }
+        }
+    }
+
+    fn record(&mut self, entry: &Entry<Encoding>, logit: f32) {
+        if !logit.is_finite() {
+            let message = format!("pair {} of a request has the logit {logit}", entry.index);
+            error!(tokens = entry.tokens, "{message}");
+            return self.fail(entry.request, Error::Inference(message));
+        }
+        let Some(waiting) = self.waiting.get_mut(&entry.request) else {
+            return; // its owner is gone
+        };
+        waiting.logits[entry.index] = logit;
+        waiting.missing -= 1;
+        if waiting.missing == 0
+            && let Some(done) = self.waiting.remove(&entry.request)
+        {
+            let started = done.started.unwrap_or(done.admitted);
+            // Nobody may be listening any more; then nobody misses it.
+            let _ = done.answer.send(Ok(Scored {
+                logits: done.logits,
+                queued: started - done.admitted,
+                computed: started.elapsed(),
+            }));
+        }
+    }
+
+    fn fail(&mut self, request: RequestId, error: Error) {
+        if let Some(waiting) = self.waiting.remove(&request) {
+            self.queue.cancel(request);
+            let _ = waiting.answer.send(Err(error));
+        }
+    }
+}
+
+/// Runs the model on a batch; a panic in it fails this batch and nothing else.
+fn predict(model: &dyn CrossEncoder, batch: &Batch) -> Result<Vec<f32>> {
+    let failed = |what: String| {
+        error!(pairs = batch.len(), tokens = batch.input_ids.len(), "batch failed: {what}");
+        Error::Inference(what)
+    };
+    match catch_unwind(AssertUnwindSafe(|| model.predict(batch))) {
+        Ok(Ok(logits)) if logits.len() == batch.len() => Ok(logits),
+        Ok(Ok(logits)) => Err(failed(format!("{} logits for {} pairs", logits.len(), batch.len()))),
+        Ok(Err(error)) => Err(failed(format!("{error:#}"))),
+        Err(panic) => Err(failed(format!("panic: {}", panic_message(panic.as_ref())))),
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .expect("the operating system gives us two threads at start");
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,11 @@
+//! One integration binary: the program as its users meet it. See `support.rs` for the server the tests start.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod api;
+mod cli;
+mod documents;
+mod hub;
+mod load;
+mod parity;
+
+mod support;

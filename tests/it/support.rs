@@ -1,0 +1,158 @@
+//! A running server, and the smallest HTTP client that shows exactly what goes over the wire.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Mutex,
+        mpsc::{self, Receiver},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// Long enough for a loaded machine; nothing waits that long when all is well.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The program itself, as a process of its own on a free port, killed at the end.
+pub(crate) struct Server {
+    process: Child,
+    log: Mutex<Receiver<String>>,
+    pub(crate) address: SocketAddr,
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+/// The program with a clean environment: what the machine has set must not leak into a test.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reranker"));
+    command.env_clear().env("HOME", "/nonexistent").env("RERANKER_MODEL", "demo");
+    command
+}
+
+impl Server {
+    /// Starts with the demo model and waits until it is ready.
+    pub(crate) fn start(options: &[(&str, &str)]) -> Self {
+        let server = Self::start_loading(options);
+        server.wait_for_log("ready");
+        server
+    }
+
+    /// Starts and waits only until the port is open.
+    pub(crate) fn start_loading(options: &[(&str, &str)]) -> Self {
+        let mut process = program()
+            .envs(options.iter().copied())
+            .args(["serve", "--host", "127.0.0.1", "--port", "0"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(process.stderr.take().unwrap());
+        let (lines, log) = mpsc::channel();
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
+        let mut server = Self { process, log: Mutex::new(log), address: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        let listening = server.wait_for_log("listening");
+        let address = listening.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        server.address = address.unwrap().parse().unwrap();
+        server
+    }
+
+    /// The next line of the log that contains `text`.
+    pub(crate) fn wait_for_log(&self, text: &str) -> String {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.log.lock().unwrap().recv_timeout(left) {
+                Ok(line) if line.contains(text) => return line,
+                Ok(_) => {}
+                Err(e) => panic!("no log line with `{text}`: {e}"),
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), b"")
+    }
+
+    /// Posts with `Content-Type: application/json`.
+    pub(crate) fn post(&self, path: &str, body: &str) -> Answer {
+        self.post_as(path, Some("application/json"), body.as_bytes())
+    }
+
+    pub(crate) fn post_as(&self, path: &str, content_type: Option<&str>, body: &[u8]) -> Answer {
+        self.send(&request_head(path, content_type, body.len()), body)
+    }
+
+    /// A connection on which a request has been sent and nothing read yet.
+    pub(crate) fn begin(&self, head: &str, body: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        // A server that refuses a body early may close before all of it is written; its answer is still there.
+        let _ = stream.write_all(body);
+        stream
+    }
+
+    fn send(&self, head: &str, body: &[u8]) -> Answer {
+        read_answer(self.begin(head, body))
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.process.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < until, "the server does not stop");
+            thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+pub(crate) fn request_head(path: &str, content_type: Option<&str>, length: usize) -> String {
+    let content_type = content_type.map(|t| format!("Content-Type: {t}\r\n")).unwrap_or_default();
+    format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{content_type}Content-Length: {length}\r\n\r\n")
+}
+
+pub(crate) fn read_answer(mut stream: TcpStream) -> Answer {
+    let mut bytes = Vec::new();
+    // A reset after the answer is as good as an end.
+    let _ = stream.read_to_end(&mut bytes);
+    let text = String::from_utf8(bytes).unwrap();
+    let (headers, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("not an answer: {text:?}"));
+    let status = headers.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Answer { status: status.unwrap(), headers: headers.to_owned(), body: body.to_owned() }
+}

@@ -1,0 +1,191 @@
+"""Measure the exported model beside BM25, on packages never seen in training.
+
+    python evaluate.py [--work DIR] [--model DIR] [--queries 400]
+
+For each query (a short description) the candidates are its own long description and the
+19 that BM25 ranks highest among the held-out packages' (near-duplicates of the right one
+left out). Both systems order the same 20. Writes models/demo/evaluation.json.
+"""
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+import bm25
+import checks
+from data import HELD_OUT, WORK
+from model import load, logits
+from pairs import typo
+from tokenizer import MODEL
+
+CANDIDATES = 20
+
+
+class Scorer:
+    """The exported model, asked as the server asks it."""
+
+    def __init__(self, folder):
+        self.net = load(folder)
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.enable_truncation(512, strategy="longest_first")
+
+    def logits(self, pairs):
+        rows = [e.ids for e in self.tokenizer.encode_batch([(q.strip(), d.strip()) for q, d in pairs])]
+        with torch.inference_mode():
+            return logits(self.net, rows, 4096)
+
+    def probabilities(self, query, passages):
+        return torch.sigmoid(self.logits([(query, p) for p in passages])).tolist()
+
+
+def reciprocal(scores):
+    """1/rank of column 0 if within ten; ties count half."""
+    above = (scores[:, 1:] > scores[:, :1]).sum(1) + 0.5 * (scores[:, 1:] == scores[:, :1]).sum(1)
+    return np.where(above + 1 <= 10, 1 / (above + 1), 0.0)
+
+
+def interval(values, rng):
+    """The 95 % bootstrap interval of the mean."""
+    means = values[rng.integers(0, len(values), (2000, len(values)))].mean(1)
+    return [round(float(v), 4) for v in np.percentile(means, [2.5, 97.5])]
+
+
+class Sets:
+    """The queries and their candidates."""
+
+    def __init__(self, work, count):
+        self.pool, self.count, self.rng = bm25.Pool(work, "test"), count, random.Random(99)
+        self.every = list(range(len(self.pool.packages)))
+        self.index = {"en": bm25.Index([self.pool.long(i, "en") for i in self.every]),
+                      "fr": bm25.Index([self.pool.long(i, "fr") for i in self.pool.french])}
+
+    def choose(self, rows):
+        """One package per source, so that no project counts twice."""
+        seen, out = set(), []
+        for i in self.rng.sample(rows, len(rows)):
+            source = self.pool.packages[i]["source"]
+            if source not in seen:
+                seen.add(source)
+                out.append(i)
+        return sorted(out[:self.count])
+
+    def make(self, query_lang, doc_lang, by=None, change=None):
+        """(query texts, candidate rows), the right one first; candidates by the query
+        itself or by the same package's short description in language `by`."""
+        french = "fr" in (query_lang, doc_lang)
+        chosen = self.choose(self.pool.french if french else self.every)
+        rows = self.pool.french if doc_lang == "fr" else self.every
+        where = {r: k for k, r in enumerate(rows)}
+        queries = [self.pool.short(i, query_lang) for i in chosen]
+        finder = [self.pool.short(i, by) for i in chosen] if by else queries
+        top = self.index[doc_lang].top(finder, CANDIDATES - 1, lambda q, d: self.pool.alike(chosen[q], rows[d]))
+        candidates = []
+        for q, i in enumerate(chosen):
+            found = [rows[d] for d in top[q] if d >= 0]
+            while len(found) < CANDIDATES - 1:
+                j = self.rng.choice(rows)
+                if j not in found and j != i and not self.pool.alike(i, j):
+                    found.append(j)
+            candidates.append([i] + found)
+        if change:
+            queries = [change(q) for q in queries]
+        return queries, candidates, where
+
+
+def baseline(sets, queries, candidates, where, lang):
+    """BM25's scores, from the variant that does best on this set."""
+    best = None
+    docs = [sets.pool.long(r, lang) for r in where]
+    for k1 in (1.2, 1.5):
+        for stop in (bm25.STOP, set()):
+            kept, bm25.STOP = bm25.STOP, stop
+            index = bm25.Index(docs, k1=k1)
+            q = index.queries(queries)
+            bm25.STOP = kept
+            scores = np.stack([(index.by_doc[[where[c] for c in row]] @ q[k].T).toarray()[:, 0]
+                               for k, row in enumerate(candidates)])
+            mean = reciprocal(scores).mean()
+            if best is None or mean > best[0]:
+                best = (mean, scores, {"k1": k1, "b": 0.75, "stop_words_removed": bool(stop)})
+    return best[1], best[2]
+
+
+def sizes(work):
+    """How many packages there are, by side and language."""
+    out = {"held_out_share_of_families": HELD_OUT}
+    for line in (work / "packages.jsonl").open():
+        record = json.loads(line)
+        for lang in ("en", "fr"):
+            if lang in record:
+                key = f"{record['split']}_{lang}"
+                out[key] = out.get(key, 0) + 1
+    return out
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=WORK)
+    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--queries", type=int, default=400)
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    rng = np.random.default_rng(5)
+    slips = random.Random(6)
+    scorer = Scorer(args.model)
+    saved = torch.load(args.work / "checkpoint.pt", mmap=True)
+    report = {"training": {"steps": saved["step"], "minutes": round(saved["spent"] / 60, 1)},
+              "protocol": {"metric": "MRR@10", "candidates": CANDIDATES, "max_length": 512,
+                           "negatives": "BM25 over held-out packages, near-duplicates left out",
+                           "interval": "95 % bootstrap over queries"},
+              "data": sizes(args.work), "sets": {}, "checks": checks.run(scorer.probabilities)}
+    print("checks", {k: f"{g['passed']}/{g['of']}" for k, g in report["checks"]["groups"].items()}, flush=True)
+    for r in report["checks"]["results"]:
+        if not r["passed"]:
+            print("   failed:", r, flush=True)
+    sets = Sets(args.work, args.queries)
+    every = {
+        "en": ("en", "en", None, None, "English query, English text; candidates by the query"),
+        "fr": ("fr", "fr", None, None, "French query, French text; candidates by the query"),
+        "fr-en": ("fr", "en", None, None, "French query, English text; candidates by the French query itself"),
+        "fr-en-topic": ("fr", "en", "en", None, "French query, English text; candidates by the same package's English short description"),
+        "en-typo": ("en", "en", None, lambda q: typo(q, slips), "as en, candidates by the clean query, then one slip typed into it"),
+    }
+    for name, (ql, dl, by, change, what) in every.items():
+        if args.only and name not in args.only:
+            continue
+        begin = time.time()
+        queries, candidates, where = sets.make(ql, dl, by, change)
+        pairs = [(q, sets.pool.long(c, dl)) for q, row in zip(queries, candidates) for c in row]
+        scores = scorer.logits(pairs).view(len(queries), CANDIDATES).numpy()
+        theirs, settings = baseline(sets, queries, candidates, where, dl)
+        ours, base = reciprocal(scores), reciprocal(theirs)
+        prob = 1 / (1 + np.exp(-scores))
+        report["sets"][name] = {
+            "what": what, "queries": len(queries),
+            "model": {"mrr": round(float(ours.mean()), 4), "interval": interval(ours, rng),
+                      "top1": round(float((ours == 1).mean()), 4)},
+            "bm25": {"mrr": round(float(base.mean()), 4), "interval": interval(base, rng), **settings},
+            "difference": {"mrr": round(float((ours - base).mean()), 4), "interval": interval(ours - base, rng)},
+            "mean_score": {"right": round(float(prob[:, 0].mean()), 4), "wrong": round(float(prob[:, 1:].mean()), 4)},
+        }
+        # Absolute scores: the same queries with someone else's passage.
+        turned = [(q, sets.pool.long(candidates[(k + 7) % len(queries)][0], dl)) for k, q in enumerate(queries)]
+        low = torch.sigmoid(scorer.logits(turned)).numpy()
+        report["sets"][name]["random_passage"] = {"mean_score": round(float(low.mean()), 4),
+                                                  "share_below_0.1": round(float((low < 0.1).mean()), 4)}
+        print(name, json.dumps(report["sets"][name]), f"{time.time() - begin:.0f} s", flush=True)
+    out = args.out or args.model / "evaluation.json"
+    tmp = out.with_name(out.name + ".tmp")
+    tmp.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+    tmp.rename(out)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main()
