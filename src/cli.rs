@@ -1,5 +1,8 @@
 //! The command line: one short function per sub-command.
-#![expect(clippy::print_stdout, reason = "standard output is where a command's result goes")]
+#![expect(
+    clippy::print_stdout,
+    reason = "standard output is where a command's result goes"
+)]
 
 use std::{
     convert::Infallible,
@@ -69,7 +72,12 @@ struct HealthcheckArgs {
     host: IpAddr,
 
     /// Port of the server
-    #[arg(long, env = "RERANKER_PORT", default_value_t = 8002, value_name = "PORT")]
+    #[arg(
+        long,
+        env = "RERANKER_PORT",
+        default_value_t = 8002,
+        value_name = "PORT"
+    )]
     port: u16,
 
     /// How long to wait for an answer
@@ -117,7 +125,12 @@ async fn serve_until_stopped(config: &Config) -> Result<()> {
 /// Loads the model beside the running server; returns only if that fails.
 async fn load_into(app: &App, config: &Config) -> Result<Infallible> {
     let started = Instant::now();
-    let Config { model, scheduler, deadline, .. } = config.clone();
+    let Config {
+        model,
+        scheduler,
+        deadline,
+        ..
+    } = config.clone();
     let reranker = spawn_blocking(move || Reranker::load(&model, scheduler, deadline))
         .await
         .context("loading the model panicked")??;
@@ -151,11 +164,17 @@ fn rerank(args: &RerankArgs) -> Result<()> {
     let config = args.serve.resolve()?;
     let body = read_request(&args.file)?;
     let started = Instant::now();
-    let request = ragfab::parse(&body)
-        .map_err(|rejection| anyhow::anyhow!("{} is not a request: {}", args.file.display(), rejection.detail()))?;
+    let request = ragfab::parse(&body).map_err(|rejection| {
+        anyhow::anyhow!(
+            "{} is not a request: {}",
+            args.file.display(),
+            rejection.detail()
+        )
+    })?;
     let reranker = Reranker::load(&config.model, config.scheduler, config.deadline)?;
     let ranking = runtime()?.block_on(reranker.rerank(request.query.clone(), request.texts()))?;
-    let response = ragfab::Response::new(&request, &ranking, &reranker.info().id, started.elapsed());
+    let response =
+        ragfab::Response::new(&request, &ranking, &reranker.info().id, started.elapsed());
     println!("{}", serde_json::to_string_pretty(&response)?);
     Ok(())
 }
@@ -163,7 +182,9 @@ fn rerank(args: &RerankArgs) -> Result<()> {
 fn read_request(file: &PathBuf) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     if file.as_os_str() == "-" {
-        io::stdin().read_to_end(&mut body).context("cannot read standard input")?;
+        io::stdin()
+            .read_to_end(&mut body)
+            .context("cannot read standard input")?;
     } else {
         body = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     }
@@ -186,7 +207,10 @@ fn get_status(address: SocketAddr, timeout: Duration) -> Result<u16> {
     let mut stream = TcpStream::connect_timeout(&address, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    write!(stream, "GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.take(4096).read_to_string(&mut answer)?;
     answer
@@ -196,5 +220,8 @@ fn get_status(address: SocketAddr, timeout: Duration) -> Result<u16> {
 }
 
 fn runtime() -> Result<Runtime> {
-    Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")
+    Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")
 }

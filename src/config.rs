@@ -44,7 +44,12 @@ pub struct ServeArgs {
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// A Hugging Face id, a local directory, or `demo` (embedded, nothing is downloaded)
-    #[arg(long, env = "RERANKER_MODEL", default_value = "BAAI/bge-reranker-v2-m3", value_name = "MODEL")]
+    #[arg(
+        long,
+        env = "RERANKER_MODEL",
+        default_value = "BAAI/bge-reranker-v2-m3",
+        value_name = "MODEL"
+    )]
     pub model: String,
 
     /// Branch, tag or commit of the Hugging Face repository [default: main]
@@ -60,11 +65,21 @@ pub struct ModelArgs {
     pub require_gpu: bool,
 
     /// Implementation of the network; `reference` is slow and independent, for a second opinion on a score
-    #[arg(long, env = "RERANKER_BACKEND", default_value = "native", value_name = "BACKEND")]
+    #[arg(
+        long,
+        env = "RERANKER_BACKEND",
+        default_value = "native",
+        value_name = "BACKEND"
+    )]
     pub backend: Backend,
 
     /// Tokens per pair; longer pairs lose tokens of the longer side
-    #[arg(long, env = "RERANKER_MAX_LENGTH", default_value_t = 512, value_name = "TOKENS")]
+    #[arg(
+        long,
+        env = "RERANKER_MAX_LENGTH",
+        default_value_t = 512,
+        value_name = "TOKENS"
+    )]
     pub max_length: usize,
 
     /// Access token for gated or private repositories
@@ -89,23 +104,48 @@ pub struct ModelArgs {
 #[command(next_help_heading = "Batching")]
 pub struct BatchArgs {
     /// Tokens computed at once, and a request's turn while others wait
-    #[arg(long, env = "RERANKER_MAX_BATCH_TOKENS", default_value_t = 4096, value_name = "TOKENS")]
+    #[arg(
+        long,
+        env = "RERANKER_MAX_BATCH_TOKENS",
+        default_value_t = 4096,
+        value_name = "TOKENS"
+    )]
     pub max_batch_tokens: usize,
 
     /// Pairs computed at once
-    #[arg(long, env = "RERANKER_MAX_BATCH_PAIRS", default_value_t = 512, value_name = "PAIRS")]
+    #[arg(
+        long,
+        env = "RERANKER_MAX_BATCH_PAIRS",
+        default_value_t = 512,
+        value_name = "PAIRS"
+    )]
     pub max_batch_pairs: usize,
 
     /// Pairs that may wait; a request that does not fit is refused at once (429)
-    #[arg(long, env = "RERANKER_MAX_QUEUE_PAIRS", default_value_t = 16384, value_name = "PAIRS")]
+    #[arg(
+        long,
+        env = "RERANKER_MAX_QUEUE_PAIRS",
+        default_value_t = 16384,
+        value_name = "PAIRS"
+    )]
     pub max_queue_pairs: usize,
 
     /// How long a batch that is not full waits for company while the model is free; 0 is best for latency
-    #[arg(long, env = "RERANKER_BATCH_WAIT_MS", default_value_t = 0, value_name = "MS")]
+    #[arg(
+        long,
+        env = "RERANKER_BATCH_WAIT_MS",
+        default_value_t = 0,
+        value_name = "MS"
+    )]
     pub batch_wait_ms: u64,
 
     /// How long a request may take before it is given up (504)
-    #[arg(long, env = "RERANKER_DEADLINE_MS", default_value_t = 60_000, value_name = "MS")]
+    #[arg(
+        long,
+        env = "RERANKER_DEADLINE_MS",
+        default_value_t = 60_000,
+        value_name = "MS"
+    )]
     pub deadline_ms: u64,
 }
 
@@ -114,23 +154,48 @@ pub struct BatchArgs {
 #[command(next_help_heading = "Server")]
 pub struct HttpArgs {
     /// Address to listen on
-    #[arg(long, env = "RERANKER_HOST", default_value = "0.0.0.0", value_name = "IP")]
+    #[arg(
+        long,
+        env = "RERANKER_HOST",
+        default_value = "0.0.0.0",
+        value_name = "IP"
+    )]
     pub host: IpAddr,
 
     /// Port to listen on
-    #[arg(long, env = "RERANKER_PORT", default_value_t = 8002, value_name = "PORT")]
+    #[arg(
+        long,
+        env = "RERANKER_PORT",
+        default_value_t = 8002,
+        value_name = "PORT"
+    )]
     pub port: u16,
 
     /// Documents per request
-    #[arg(long, env = "RERANKER_MAX_DOCUMENTS", default_value_t = 4096, value_name = "N")]
+    #[arg(
+        long,
+        env = "RERANKER_MAX_DOCUMENTS",
+        default_value_t = 4096,
+        value_name = "N"
+    )]
     pub max_documents: usize,
 
     /// Bytes per request
-    #[arg(long, env = "RERANKER_MAX_BODY_BYTES", default_value_t = 33_554_432, value_name = "BYTES")]
+    #[arg(
+        long,
+        env = "RERANKER_MAX_BODY_BYTES",
+        default_value_t = 33_554_432,
+        value_name = "BYTES"
+    )]
     pub max_body_bytes: usize,
 
     /// How long requests in progress may take to finish after SIGTERM
-    #[arg(long, env = "RERANKER_DRAIN_TIMEOUT_MS", default_value_t = 30_000, value_name = "MS")]
+    #[arg(
+        long,
+        env = "RERANKER_DRAIN_TIMEOUT_MS",
+        default_value_t = 30_000,
+        value_name = "MS"
+    )]
     pub drain_timeout_ms: u64,
 }
 
@@ -273,7 +338,10 @@ impl ServeArgs {
     /// All that is wrong, a line each.
     pub fn resolve(&self) -> Result<Config> {
         let mut problems = self.problems();
-        let model = self.model.resolve().map_err(|error| problems.push(format!("{error:#}")));
+        let model = self
+            .model
+            .resolve()
+            .map_err(|error| problems.push(format!("{error:#}")));
         let Ok(model) = model else {
             bail!(problems.join("\n"));
         };
@@ -308,8 +376,18 @@ impl ServeArgs {
             problems.push("RERANKER_DEADLINE_MS is 0; it must be at least 1".to_owned());
         }
         let at_most = [
-            ("RERANKER_MAX_LENGTH", self.model.max_length, "RERANKER_MAX_BATCH_TOKENS", self.batch.max_batch_tokens),
-            ("RERANKER_MAX_DOCUMENTS", self.http.max_documents, "RERANKER_MAX_QUEUE_PAIRS", self.batch.max_queue_pairs),
+            (
+                "RERANKER_MAX_LENGTH",
+                self.model.max_length,
+                "RERANKER_MAX_BATCH_TOKENS",
+                self.batch.max_batch_tokens,
+            ),
+            (
+                "RERANKER_MAX_DOCUMENTS",
+                self.http.max_documents,
+                "RERANKER_MAX_QUEUE_PAIRS",
+                self.batch.max_queue_pairs,
+            ),
         ];
         for (small, value, large, limit) in at_most {
             if value > limit {
@@ -317,7 +395,10 @@ impl ServeArgs {
             }
         }
         if self.model.max_length < 8 {
-            problems.push(format!("RERANKER_MAX_LENGTH is {}; it must be at least 8", self.model.max_length));
+            problems.push(format!(
+                "RERANKER_MAX_LENGTH is {}; it must be at least 8",
+                self.model.max_length
+            ));
         }
         problems
     }
@@ -330,7 +411,10 @@ impl ModelArgs {
             source: Source::parse(&self.model, self.revision.as_deref())?,
             hub: HubSettings {
                 endpoint: non_empty(self.hf_endpoint.as_deref()),
-                token: self.hf_token.as_ref().and_then(|token| non_empty(Some(token.expose()))),
+                token: self
+                    .hf_token
+                    .as_ref()
+                    .and_then(|token| non_empty(Some(token.expose()))),
                 offline: self.hf_hub_offline,
                 ..HubSettings::new(self.hf_home().join("hub"))
             },
@@ -345,7 +429,11 @@ impl ModelArgs {
         self.hf_home
             .clone()
             .filter(|dir| !dir.as_os_str().is_empty())
-            .unwrap_or_else(|| env::home_dir().unwrap_or_default().join(".cache/huggingface"))
+            .unwrap_or_else(|| {
+                env::home_dir()
+                    .unwrap_or_default()
+                    .join(".cache/huggingface")
+            })
     }
 }
 
@@ -364,7 +452,9 @@ impl BatchArgs {
 
 /// Compose files pass variables that are not set as empty strings.
 fn non_empty(text: Option<&str>) -> Option<String> {
-    text.map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
+    text.map(str::trim)
+        .filter(|text| !text.is_empty())
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -393,7 +483,12 @@ mod tests {
 
     #[test]
     fn all_problems_are_told_at_once() {
-        let args = parse(&["--max-length=600", "--max-batch-tokens=500", "--max-batch-pairs=0", "--max-documents=20000"]);
+        let args = parse(&[
+            "--max-length=600",
+            "--max-batch-tokens=500",
+            "--max-batch-pairs=0",
+            "--max-documents=20000",
+        ]);
         let error = args.resolve().unwrap_err().to_string();
         assert_eq!(
             error.lines().collect::<Vec<_>>(),
@@ -410,7 +505,10 @@ mod tests {
         let mut args = parse(&["--deadline-ms=0"]);
         args.model.model = "no such thing".to_owned();
         let error = args.resolve().unwrap_err().to_string();
-        assert!(error.contains("RERANKER_DEADLINE_MS is 0") && error.contains("no such thing"), "{error}");
+        assert!(
+            error.contains("RERANKER_DEADLINE_MS is 0") && error.contains("no such thing"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -10,7 +10,9 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum Error {
     /// More documents than a request may have.
-    #[error("{actual} documents exceed the limit of {limit} per request; send fewer, or raise RERANKER_MAX_DOCUMENTS")]
+    #[error(
+        "{actual} documents exceed the limit of {limit} per request; send fewer, or raise RERANKER_MAX_DOCUMENTS"
+    )]
     TooManyDocuments {
         /// How many were sent.
         actual: usize,
@@ -18,7 +20,9 @@ pub enum Error {
         limit: usize,
     },
     /// More bytes than a request may have.
-    #[error("the body exceeds the limit of {limit} bytes; send fewer documents, or raise RERANKER_MAX_BODY_BYTES")]
+    #[error(
+        "the body exceeds the limit of {limit} bytes; send fewer documents, or raise RERANKER_MAX_BODY_BYTES"
+    )]
     BodyTooLarge {
         /// How many bytes are allowed.
         limit: usize,

@@ -42,7 +42,11 @@ pub struct App {
 impl App {
     /// A server whose model is still loading.
     pub fn new(model_id: String, settings: HttpSettings) -> Arc<Self> {
-        Arc::new(Self { model_id, settings, reranker: OnceLock::new() })
+        Arc::new(Self {
+            model_id,
+            settings,
+            reranker: OnceLock::new(),
+        })
     }
 
     /// From now on requests are answered.
@@ -81,11 +85,15 @@ pub async fn serve(
 ) -> Result<()> {
     let drain_timeout = app.settings.drain_timeout;
     let (draining, drain_began) = oneshot::channel();
-    let server = axum::serve(listener, router(Arc::clone(&app))).with_graceful_shutdown(async move {
-        shutdown.await;
-        info!(timeout_ms = drain_timeout.as_millis(), "stopping: finishing requests in progress");
-        let _ = draining.send(());
-    });
+    let server =
+        axum::serve(listener, router(Arc::clone(&app))).with_graceful_shutdown(async move {
+            shutdown.await;
+            info!(
+                timeout_ms = drain_timeout.as_millis(),
+                "stopping: finishing requests in progress"
+            );
+            let _ = draining.send(());
+        });
     let too_long = async {
         let _ = drain_began.await;
         sleep(drain_timeout).await;
@@ -103,7 +111,11 @@ pub async fn serve(
 
 /// `GET /`: answers while loading too, as the old service did.
 async fn root(State(app): State<Arc<App>>) -> Response {
-    let status = if app.reranker.get().is_some() { "ready" } else { "loading" };
+    let status = if app.reranker.get().is_some() {
+        "ready"
+    } else {
+        "loading"
+    };
     Json(json!({
         "service": "Serveur de reranking",
         "model": app.model_id,
@@ -116,7 +128,10 @@ async fn root(State(app): State<Arc<App>>) -> Response {
 /// `GET /health`: 200 once the model has loaded and scored a warm-up pair.
 async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let info = app.ready()?.info();
-    Ok(Json(json!({ "status": "healthy", "device": info.device, "model": info.id })).into_response())
+    Ok(
+        Json(json!({ "status": "healthy", "device": info.device, "model": info.id }))
+            .into_response(),
+    )
 }
 
 /// `GET /info`: the old service's three keys, and what else there is to know.
@@ -145,15 +160,24 @@ async fn rerank(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
+    let body = body.map_err(|e| ApiError::from_body(&e, app.settings.max_body_bytes))?;
+    let content_type = headers.get(header::CONTENT_TYPE);
+    ragfab::check_content_type(content_type.and_then(|value| value.to_str().ok()), &body)?;
+    let request = ragfab::parse(&body);
+    // The order of the old service: a malformed body, then a model that is loading, then an empty request.
+    if let Err(rejection @ ragfab::Rejection::Invalid(_)) = request {
+        return Err(rejection.into());
+    }
     let reranker = app.ready()?;
-    let body = body.map_err(|rejection| ApiError::from_body(&rejection, app.settings.max_body_bytes))?;
-    ragfab::check_content_type(headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()), &body)?;
-    let request = ragfab::parse(&body)?;
+    let request = request?;
     error::check_documents(request.documents.len(), app.settings.max_documents)?;
-    let ranking = reranker.rerank(request.query.clone(), request.texts()).await?;
+    let ranking = reranker
+        .rerank(request.query.clone(), request.texts())
+        .await?;
     let returned = request.top_k.min(ranking.scores.len());
     log_request(reranker, &ranking, returned, started);
-    let response = ragfab::Response::new(&request, &ranking, &reranker.info().id, started.elapsed());
+    let response =
+        ragfab::Response::new(&request, &ranking, &reranker.info().id, started.elapsed());
     Ok(Json(response).into_response())
 }
 

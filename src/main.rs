@@ -1,5 +1,8 @@
 //! The program: parse the command line, run it, say what went wrong.
-#![expect(clippy::print_stderr, reason = "the one place that prints an error and sets the exit code")]
+#![expect(
+    clippy::print_stderr,
+    reason = "the one place that prints an error and sets the exit code"
+)]
 
 use std::process::ExitCode;
 

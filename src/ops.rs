@@ -7,6 +7,11 @@
 //! **Determinism.** A row of any result depends on the same row of the inputs alone, never on how many rows there
 //! are: that is what makes a pair's score independent of its batch mates. See [`linear`] for the one trap.
 
+#![expect(
+    clippy::inline_always,
+    reason = "a kernel must be inlined into the copy for its instruction set"
+)]
+
 mod attention;
 mod gelu;
 mod layer_norm;
@@ -141,7 +146,10 @@ fn contiguous_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'
     };
     match storage {
         CpuStorage::F32(data) => Ok(&mut data[start..end]),
-        other => bail!("this operation is for f32 on the CPU, not {:?}", dtype(other)),
+        other => bail!(
+            "this operation is for f32 on the CPU, not {:?}",
+            dtype(other)
+        ),
     }
 }
 
@@ -180,7 +188,11 @@ mod tests {
                 for start in [0, 43] {
                     let part = x.narrow(0, start, rows).unwrap();
                     let part = linear(&part, &weight).unwrap().to_vec2::<f32>().unwrap();
-                    assert_eq!(part, whole[start..start + rows], "{rows} rows of {width}x{out}");
+                    assert_eq!(
+                        part,
+                        whole[start..start + rows],
+                        "{rows} rows of {width}x{out}"
+                    );
                 }
             }
         }

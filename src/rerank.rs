@@ -77,7 +77,11 @@ impl Reranker {
     ///
     /// # Errors
     /// A sentence for a person: what is wrong with which file or option, and what to do.
-    pub fn load(model: &ModelSettings, scheduler: Settings, deadline: Duration) -> anyhow::Result<Self> {
+    pub fn load(
+        model: &ModelSettings,
+        scheduler: Settings,
+        deadline: Duration,
+    ) -> anyhow::Result<Self> {
         let checkpoint = Checkpoint::open(&model.source, &model.hub)?;
         let longest = checkpoint.config.longest_input();
         ensure!(
@@ -106,7 +110,12 @@ impl Reranker {
             max_length: model.max_length,
         };
         let scheduler = Scheduler::new(encoder, scheduler);
-        Ok(Self { tokenizer: Arc::new(tokenizer), scheduler, info, deadline })
+        Ok(Self {
+            tokenizer: Arc::new(tokenizer),
+            scheduler,
+            info,
+            deadline,
+        })
     }
 
     /// What model this is.
@@ -141,13 +150,25 @@ impl Reranker {
             .map_err(|e| Error::Inference(format!("tokenizer: {e}")))??;
         let tokens = pairs.encodings.iter().map(Vec::len).sum();
         let scored = self.scheduler.score(pairs.encodings).await?;
-        let logits: Vec<f32> = pairs.slots.iter().map(|&slot| scored.logits[slot]).collect();
-        Ok(Ranking { scores: rank(&logits), tokens, queued: scored.queued, computed: scored.computed })
+        let logits: Vec<f32> = pairs
+            .slots
+            .iter()
+            .map(|&slot| scored.logits[slot])
+            .collect();
+        Ok(Ranking {
+            scores: rank(&logits),
+            tokens,
+            queued: scored.queued,
+            computed: scored.computed,
+        })
     }
 }
 
 fn warm_up(encoder: &dyn CrossEncoder, tokenizer: &PairTokenizer) -> anyhow::Result<()> {
-    let pairs = tokenizer.encode_pairs("warm-up", &["A first pair, so that the second finds everything in place."])?;
+    let pairs = tokenizer.encode_pairs(
+        "warm-up",
+        &["A first pair, so that the second finds everything in place."],
+    )?;
     let logits = encoder.predict(&Batch::pack(pairs.iter().map(Vec::as_slice)))?;
     ensure!(
         logits.iter().all(|logit| logit.is_finite()),
@@ -171,7 +192,10 @@ fn encode(tokenizer: &PairTokenizer, query: &str, documents: &[String]) -> Resul
             })
         })
         .collect();
-    Ok(Pairs { encodings: tokenizer.encode_pairs(query, &distinct)?, slots })
+    Ok(Pairs {
+        encodings: tokenizer.encode_pairs(query, &distinct)?,
+        slots,
+    })
 }
 
 /// Best first; the sort is stable, so ties keep the order of the request.
@@ -179,7 +203,11 @@ fn rank(logits: &[f32]) -> Vec<Score> {
     let mut scores: Vec<Score> = logits
         .iter()
         .enumerate()
-        .map(|(index, &logit)| Score { index, logit, score: sigmoid(logit) })
+        .map(|(index, &logit)| Score {
+            index,
+            logit,
+            score: sigmoid(logit),
+        })
         .collect();
     scores.sort_by(|a, b| b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal)); // all finite; 0.0 ties with -0.0
     scores

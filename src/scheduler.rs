@@ -115,7 +115,10 @@ impl Scheduler {
             let shared = Arc::clone(&shared);
             move || shared.run_batches(model.as_ref(), &from_packer)
         });
-        Self { shared, next_id: AtomicU64::new(0) }
+        Self {
+            shared,
+            next_id: AtomicU64::new(0),
+        }
     }
 
     /// Scores a request's pairs, all or none. Dropping the future takes what still waits out of the queue.
@@ -126,11 +129,20 @@ impl Scheduler {
     pub async fn score(&self, pairs: Vec<Encoding>) -> Result<Scored> {
         if pairs.is_empty() {
             let (queued, computed) = (Duration::ZERO, Duration::ZERO);
-            return Ok(Scored { logits: Vec::new(), queued, computed });
+            return Ok(Scored {
+                logits: Vec::new(),
+                queued,
+                computed,
+            });
         }
-        let ticket = Ticket { id: self.next_id.fetch_add(1, Ordering::Relaxed), shared: &self.shared };
+        let ticket = Ticket {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            shared: &self.shared,
+        };
         let answer = self.shared.admit(ticket.id, pairs)?;
-        answer.await.unwrap_or_else(|_| Err(Error::Inference("the scheduler has stopped".to_owned())))
+        answer
+            .await
+            .unwrap_or_else(|_| Err(Error::Inference("the scheduler has stopped".to_owned())))
     }
 
     /// Pairs waiting for a batch.
@@ -172,7 +184,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn admit(&self, id: RequestId, pairs: Vec<Encoding>) -> Result<oneshot::Receiver<Result<Scored>>> {
+    fn admit(
+        &self,
+        id: RequestId,
+        pairs: Vec<Encoding>,
+    ) -> Result<oneshot::Receiver<Result<Scored>>> {
         let mut state = self.lock();
         if !state.open {
             return Err(Error::ShuttingDown);
@@ -193,7 +209,13 @@ impl Shared {
         let (answer, receiver) = oneshot::channel();
         state.waiting.insert(
             id,
-            Waiting { logits: vec![f32::NAN; count], missing: count, admitted: Instant::now(), started: None, answer },
+            Waiting {
+                logits: vec![f32::NAN; count],
+                missing: count,
+                admitted: Instant::now(),
+                started: None,
+                answer,
+            },
         );
         drop(state);
         self.changed.notify_all();
@@ -223,7 +245,8 @@ impl Shared {
                 state = self.wait(state, None);
             } else if state.in_flight == 0 && !state.queue.fills_a_batch() && state.open {
                 // The model is free and the batch is not full: take it, unless told to wait for company.
-                let until = *company_until.get_or_insert_with(|| Instant::now() + self.settings.batch_wait);
+                let until =
+                    *company_until.get_or_insert_with(|| Instant::now() + self.settings.batch_wait);
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     break;
@@ -239,11 +262,21 @@ impl Shared {
         Some(state.queue.next_batch())
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, timeout: Option<Duration>) -> MutexGuard<'a, State> {
+    fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        timeout: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
         match timeout {
-            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            None => self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner),
             Some(timeout) => {
-                self.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+                self.changed
+                    .wait_timeout(state, timeout)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
             }
         }
     }
@@ -288,7 +321,11 @@ impl State {
                     self.record(entry, logit);
                 }
                 let rate = entries.len() as f64 / started.elapsed().as_secs_f64().max(1e-6);
-                let weight = if self.pairs_per_second > 0.0 { 0.2 } else { 1.0 };
+                let weight = if self.pairs_per_second > 0.0 {
+                    0.2
+                } else {
+                    1.0
+                };
                 self.pairs_per_second += weight * (rate - self.pairs_per_second);
             }
             Err(error) => {
@@ -334,12 +371,20 @@ impl State {
 /// Runs the model on a batch; a panic in it fails this batch and nothing else.
 fn predict(model: &dyn CrossEncoder, batch: &Batch) -> Result<Vec<f32>> {
     let failed = |what: String| {
-        error!(pairs = batch.len(), tokens = batch.input_ids.len(), "batch failed: {what}");
+        error!(
+            pairs = batch.len(),
+            tokens = batch.input_ids.len(),
+            "batch failed: {what}"
+        );
         Error::Inference(what)
     };
     match catch_unwind(AssertUnwindSafe(|| model.predict(batch))) {
         Ok(Ok(logits)) if logits.len() == batch.len() => Ok(logits),
-        Ok(Ok(logits)) => Err(failed(format!("{} logits for {} pairs", logits.len(), batch.len()))),
+        Ok(Ok(logits)) => Err(failed(format!(
+            "{} logits for {} pairs",
+            logits.len(),
+            batch.len()
+        ))),
         Ok(Err(error)) => Err(failed(format!("{error:#}"))),
         Err(panic) => Err(failed(format!("panic: {}", panic_message(panic.as_ref())))),
     }

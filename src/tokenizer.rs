@@ -32,8 +32,8 @@ impl PairTokenizer {
     /// # Errors
     /// A tokenizer that cannot be read, lacks `<s>` or `</s>`, or puts pairs together in another way.
     pub fn new(json: &[u8], max_length: usize) -> Result<Self> {
-        let mut tokenizer = Tokenizer::from_bytes(json)
-            .map_err(|e| anyhow!("cannot use tokenizer.json: {e}"))?;
+        let mut tokenizer =
+            Tokenizer::from_bytes(json).map_err(|e| anyhow!("cannot use tokenizer.json: {e}"))?;
         // A file may carry settings of its own; length and padding are ours to decide.
         tokenizer
             .with_truncation(None)
@@ -49,7 +49,12 @@ impl PairTokenizer {
             max_length > SPECIAL_TOKENS,
             "a maximum length of {max_length} tokens leaves no room for text beside {SPECIAL_TOKENS} special tokens"
         );
-        let tokenizer = Self { tokenizer, bos, eos, max_length };
+        let tokenizer = Self {
+            tokenizer,
+            bos,
+            eos,
+            max_length,
+        };
         tokenizer.check_template()?;
         Ok(tokenizer)
     }
@@ -119,7 +124,11 @@ fn longest_first(query: usize, document: usize, room: usize) -> (usize, usize) {
     } else {
         (room / 2, room / 2 + room % 2)
     };
-    if query <= document { (short, long) } else { (long, short) }
+    if query <= document {
+        (short, long)
+    } else {
+        (long, short)
+    }
 }
 
 /// Python's `str.strip()`, which the old service applied: Unicode white space and the four separators U+001C..U+001F.
@@ -149,7 +158,11 @@ mod tests {
             (0, 30, 20, (0, 20)),
             (30, 30, 1, (0, 1)),
         ] {
-            assert_eq!(longest_first(query, document, room), want, "{query} + {document} in {room}");
+            assert_eq!(
+                longest_first(query, document, room),
+                want,
+                "{query} + {document} in {room}"
+            );
         }
     }
 
@@ -164,7 +177,14 @@ mod tests {
 
     #[test]
     fn strips_what_python_strips() {
-        assert_eq!(strip(" \t\n\u{a0}\u{2003}\u{1c}\u{85}a b\u{3000}\r\n"), "a b");
-        assert_eq!(strip("\u{200b}a\u{feff}"), "\u{200b}a\u{feff}", "zero-width characters are not space to Python");
+        assert_eq!(
+            strip(" \t\n\u{a0}\u{2003}\u{1c}\u{85}a b\u{3000}\r\n"),
+            "a b"
+        );
+        assert_eq!(
+            strip("\u{200b}a\u{feff}"),
+            "\u{200b}a\u{feff}",
+            "zero-width characters are not space to Python"
+        );
     }
 }

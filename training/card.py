@@ -51,7 +51,7 @@ sides. The tokenizer, too, saw only the training side.
 
 {steps:,} steps of 96 query-passage pairs in {minutes:.0f} minutes on two shared CPU cores, in float32: a listwise softmax
 over 8 passages a query plus a smaller pointwise term that makes the sigmoid meaningful. AdamW, cosine decay over the
-time given. Passages were cut at 44, later 64 and 112 tokens, and now and then 300; the position embeddings are
+time given. Passages were cut at 44, later 80 and 128 tokens, and now and then 300; the position embeddings are
 built (sinusoids, and two that fade with distance from the start) and kept as they are.
 
 The starting weights were built rather than drawn: a third of the embedding is a random identity for each piece,
@@ -105,7 +105,7 @@ Failed:
 - Scores are not probabilities of anything outside this data; a fixed threshold does not carry over
   to other text.
 - Typos are caught only partly.
-- Trained mostly on passages under 112 tokens.
+- Trained mostly on passages under 128 tokens.
 
 All figures come from `evaluation.json`; `training/README.md` says how to make everything again.
 """

@@ -127,6 +127,13 @@ def sizes(work):
     return out
 
 
+def save(report, out):
+    """Written after each set, so that an interrupted run leaves something whole."""
+    tmp = out.with_name(out.name + ".tmp")
+    tmp.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+    tmp.rename(out)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=WORK)
@@ -180,10 +187,7 @@ def main():
         report["sets"][name]["random_passage"] = {"mean_score": round(float(low.mean()), 4),
                                                   "share_below_0.1": round(float((low < 0.1).mean()), 4)}
         print(name, json.dumps(report["sets"][name]), f"{time.time() - begin:.0f} s", flush=True)
-    out = args.out or args.model / "evaluation.json"
-    tmp = out.with_name(out.name + ".tmp")
-    tmp.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
-    tmp.rename(out)
+        save(report, args.out or args.model / "evaluation.json")
 
 
 if __name__ == "__main__":

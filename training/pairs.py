@@ -158,8 +158,8 @@ class Groups:
         """One group; `hard` is the share of the wrong passages that BM25 picks."""
         rng, pool = self.rng, self.pool
         way = rng.random()
-        lang, other = (("en", "en") if way < 0.36 else ("fr", "fr") if way < 0.61 else
-                       ("fr", "en") if way < 0.90 else ("en", "fr"))
+        lang, other = (("en", "en") if way < 0.40 else ("fr", "fr") if way < 0.69 else
+                       ("fr", "en") if way < 0.92 else ("en", "fr"))
         cross = lang != other or lang == "fr"
         rows = (pool.french, self.weight_fr) if cross else (self.any, self.weight_any)
         i = self.pick(*rows)

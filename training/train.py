@@ -113,8 +113,8 @@ class Trainer:
         while self.spent < total:
             p = self.spent / total
             hard = 0.3 if self.step < 60 else min(0.85, 0.5 + p * 1.5)
-            length = 44 if p < 0.45 else 64 if p < 0.72 else 112
-            if self.step % 25 == 24 and p > 0.1:
+            length = 44 if p < 0.38 else 80 if p < 0.7 else 128
+            if self.step % 20 == 19 and p > 0.1:
                 length = 300  # so that long passages are not news
             for u in range(UNITS):
                 todo.put((u, hard, length))

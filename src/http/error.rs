@@ -65,7 +65,9 @@ impl ApiError {
             Self::MethodNotAllowed => "Method Not Allowed".into(),
             Self::BodyUnreadable(why) => format!("the body could not be read: {why}").into(),
             // Its text may hold what a stranger should not see; it is in the log.
-            Self::Failed(Error::Inference(_)) => "the model failed on this request; the server's log says why".into(),
+            Self::Failed(Error::Inference(_)) => {
+                "the model failed on this request; the server's log says why".into()
+            }
             Self::Failed(error) => error.to_string().into(),
         }
     }
@@ -97,13 +99,19 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, detail) = (self.status(), self.detail());
         match &self {
-            Self::Failed(error @ Error::Inference(_)) => error!(status = status.as_u16(), "{error}"),
-            Self::Failed(_) | Self::BodyUnreadable(_) => warn!(status = status.as_u16(), "{detail}"),
+            Self::Failed(error @ Error::Inference(_)) => {
+                error!(status = status.as_u16(), "{error}");
+            }
+            Self::Failed(_) | Self::BodyUnreadable(_) => {
+                warn!(status = status.as_u16(), "{detail}");
+            }
             _ => {}
         }
         let mut response = (status, Json(json!({ "detail": detail }))).into_response();
         if let Some(seconds) = self.retry_after() {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

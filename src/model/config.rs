@@ -107,7 +107,9 @@ impl Fields<'_> {
             Some(value) => value
                 .as_f64()
                 .filter(|eps| (0.0..1.0).contains(eps))
-                .with_context(|| format!("field `layer_norm_eps` is {value}, not a number from 0 to 1")),
+                .with_context(|| {
+                    format!("field `layer_norm_eps` is {value}, not a number from 0 to 1")
+                }),
         }
     }
 
@@ -137,7 +139,9 @@ impl Fields<'_> {
     fn check_architecture(&self) -> Result<()> {
         match self.get("architectures") {
             Some(Value::Array(names)) if names.iter().any(|name| name == ARCHITECTURE) => Ok(()),
-            Some(names) => bail!("field `architectures` is {names}; only [\"{ARCHITECTURE}\"] is supported"),
+            Some(names) => {
+                bail!("field `architectures` is {names}; only [\"{ARCHITECTURE}\"] is supported")
+            }
             None => bail!("field `architectures` is missing; it must be [\"{ARCHITECTURE}\"]"),
         }
     }
@@ -147,7 +151,9 @@ impl Fields<'_> {
         let (name, labels) = match (self.get("num_labels"), self.get("id2label")) {
             (Some(value), _) => ("num_labels", value.as_u64()),
             (None, Some(Value::Object(labels))) => ("id2label", Some(labels.len() as u64)),
-            (None, _) => bail!("fields `num_labels` and `id2label` are missing; a reranker has one label"),
+            (None, _) => {
+                bail!("fields `num_labels` and `id2label` are missing; a reranker has one label")
+            }
         };
         match labels {
             Some(1) => Ok(()),
@@ -193,21 +199,41 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_named() {
         for (field, value, says) in [
-            ("architectures", json!(["BertModel"]), "`architectures` is [\"BertModel\"]"),
+            (
+                "architectures",
+                json!(["BertModel"]),
+                "`architectures` is [\"BertModel\"]",
+            ),
             ("architectures", Value::Null, "`architectures` is missing"),
             ("hidden_act", json!("relu"), "`hidden_act` is \"relu\""),
-            ("position_embedding_type", json!("relative_key"), "`position_embedding_type`"),
+            (
+                "position_embedding_type",
+                json!("relative_key"),
+                "`position_embedding_type`",
+            ),
             ("model_type", json!("bert"), "`model_type` is \"bert\""),
-            ("id2label", json!({"0": "a", "1": "b"}), "`id2label` gives 2 labels"),
+            (
+                "id2label",
+                json!({"0": "a", "1": "b"}),
+                "`id2label` gives 2 labels",
+            ),
             ("num_labels", json!(3), "`num_labels` gives 3 labels"),
             ("hidden_size", Value::Null, "`hidden_size` is missing"),
             ("hidden_size", json!(0), "`hidden_size` is 0"),
             ("hidden_size", json!(1000), "`hidden_size` is 1000"),
             ("vocab_size", json!("many"), "`vocab_size` is \"many\""),
-            ("vocab_size", json!(1u64 << 40), "`vocab_size` is 1099511627776"),
+            (
+                "vocab_size",
+                json!(1u64 << 40),
+                "`vocab_size` is 1099511627776",
+            ),
             ("pad_token_id", json!(-1), "`pad_token_id` is -1"),
             ("layer_norm_eps", json!("small"), "`layer_norm_eps`"),
-            ("max_position_embeddings", json!(2), "`max_position_embeddings` is 2"),
+            (
+                "max_position_embeddings",
+                json!(2),
+                "`max_position_embeddings` is 2",
+            ),
             ("is_decoder", json!(true), "`is_decoder` is true"),
         ] {
             let mut config = v4();

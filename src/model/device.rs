@@ -12,13 +12,18 @@ use crate::config::Device;
 pub(super) fn select(asked: Device, require_gpu: bool) -> Result<&'static str> {
     const WHY: &str = "this build has no CUDA support";
     if require_gpu {
-        bail!("RERANKER_REQUIRE_GPU is set, but {WHY}; use the GPU image, or unset it to run on the CPU");
+        bail!(
+            "RERANKER_REQUIRE_GPU is set, but {WHY}; use the GPU image, or unset it to run on the CPU"
+        );
     }
     let threads = rayon::current_num_threads();
     match asked {
         Device::Cpu => info!(threads, "computing on the CPU"),
         Device::Auto => info!(threads, "no GPU: {WHY}; computing on the CPU"),
-        Device::Cuda(n) => warn!(threads, "DEVICE asks for cuda:{n}, but {WHY}: computing on the CPU instead"),
+        Device::Cuda(n) => warn!(
+            threads,
+            "DEVICE asks for cuda:{n}, but {WHY}: computing on the CPU instead"
+        ),
     }
     Ok("cpu")
 }

@@ -55,26 +55,36 @@ impl Bytes {
 impl Weights {
     /// Maps the shards and checks that each is whole.
     pub(super) fn map(paths: &[PathBuf]) -> Result<Self> {
-        let shards = paths.iter().map(|path| Shard::map(path)).collect::<Result<_>>()?;
+        let shards = paths
+            .iter()
+            .map(|path| Shard::map(path))
+            .collect::<Result<_>>()?;
         Ok(Self { shards })
     }
 
     /// Wraps a file that is part of this program.
     pub(super) fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self> {
         let shard = Shard::new(name.to_owned(), Bytes::Embedded(bytes))?;
-        Ok(Self { shards: vec![shard] })
+        Ok(Self {
+            shards: vec![shard],
+        })
     }
 
     /// The size of all shards.
     pub(super) fn bytes(&self) -> usize {
-        self.shards.iter().map(|shard| shard.bytes.as_slice().len()).sum()
+        self.shards
+            .iter()
+            .map(|shard| shard.bytes.as_slice().len())
+            .sum()
     }
 
     /// Every tensor's name and shape.
     pub(super) fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
         self.shards.iter().flat_map(|shard| {
             let tensors = shard.metadata.tensors();
-            tensors.into_iter().map(|(name, info)| (name, info.shape.clone()))
+            tensors
+                .into_iter()
+                .map(|(name, info)| (name, info.shape.clone()))
         })
     }
 
@@ -87,10 +97,16 @@ impl Weights {
 
     /// Appends one tensor as `f32`, so that several can be joined without another copy.
     pub(super) fn append(&self, name: &str, shape: &[usize], out: &mut Vec<f32>) -> Result<()> {
-        let Some((shard, info)) =
-            self.shards.iter().find_map(|shard| Some((shard, shard.metadata.info(name)?)))
+        let Some((shard, info)) = self
+            .shards
+            .iter()
+            .find_map(|shard| Some((shard, shard.metadata.info(name)?)))
         else {
-            let files: Vec<&str> = self.shards.iter().map(|shard| shard.name.as_str()).collect();
+            let files: Vec<&str> = self
+                .shards
+                .iter()
+                .map(|shard| shard.name.as_str())
+                .collect();
             bail!("{}: tensor `{name}` is missing", files.join(", "));
         };
         ensure!(
@@ -120,11 +136,21 @@ impl Shard {
     }
 
     fn new(name: String, bytes: Bytes) -> Result<Self> {
-        let (header, metadata) = SafeTensors::read_metadata(bytes.as_slice())
-            .with_context(|| format!("{name} is not a whole safetensors file ({} bytes)", bytes.as_slice().len()))?;
+        let (header, metadata) =
+            SafeTensors::read_metadata(bytes.as_slice()).with_context(|| {
+                format!(
+                    "{name} is not a whole safetensors file ({} bytes)",
+                    bytes.as_slice().len()
+                )
+            })?;
         // The length of the header is itself stored in the first 8 bytes.
         let data_start = header + 8;
-        Ok(Self { name, bytes, metadata, data_start })
+        Ok(Self {
+            name,
+            bytes,
+            metadata,
+            data_start,
+        })
     }
 }
 
@@ -133,10 +159,18 @@ fn convert(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) -> Result<()> {
     match dtype {
         Dtype::F32 => {
             out.reserve_exact(bytes.len() / 4);
-            out.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+            out.extend(
+                bytes
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            );
         }
-        Dtype::F16 => append_half(bytes, f16::from_le_bytes, out, |halves, out| halves.convert_to_f32_slice(out)),
-        Dtype::BF16 => append_half(bytes, bf16::from_le_bytes, out, |halves, out| halves.convert_to_f32_slice(out)),
+        Dtype::F16 => append_half(bytes, f16::from_le_bytes, out, |halves, out| {
+            halves.convert_to_f32_slice(out);
+        }),
+        Dtype::BF16 => append_half(bytes, bf16::from_le_bytes, out, |halves, out| {
+            halves.convert_to_f32_slice(out);
+        }),
         other => bail!("its type is {other:?}; F32, F16 and BF16 are supported"),
     }
     Ok(())
@@ -173,20 +207,38 @@ mod tests {
 
     #[test]
     fn every_width_reads_as_f32() {
-        let f32s: Vec<u8> = [1.5f32, -2.0, 0.25].iter().flat_map(|x| x.to_le_bytes()).collect();
-        let f16s: Vec<u8> = [1.5f32, -2.0, 0.25].iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
-        let bf16s: Vec<u8> = [1.5f32, -2.0, 0.25].iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+        let f32s: Vec<u8> = [1.5f32, -2.0, 0.25]
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
+        let f16s: Vec<u8> = [1.5f32, -2.0, 0.25]
+            .iter()
+            .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+            .collect();
+        let bf16s: Vec<u8> = [1.5f32, -2.0, 0.25]
+            .iter()
+            .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+            .collect();
         for (dtype, data) in [(Dtype::F32, f32s), (Dtype::F16, f16s), (Dtype::BF16, bf16s)] {
             let weights = Weights::embedded("test", file(dtype, &data, vec![3])).unwrap();
-            assert_eq!(weights.read("w", &[3]).unwrap(), [1.5, -2.0, 0.25], "{dtype:?}");
+            assert_eq!(
+                weights.read("w", &[3]).unwrap(),
+                [1.5, -2.0, 0.25],
+                "{dtype:?}"
+            );
         }
     }
 
     #[test]
     fn a_wrong_tensor_is_named() {
-        let weights = Weights::embedded("m.safetensors", file(Dtype::I64, &[0; 16], vec![2])).unwrap();
+        let weights =
+            Weights::embedded("m.safetensors", file(Dtype::I64, &[0; 16], vec![2])).unwrap();
         for (name, shape, says) in [
-            ("w", [3], "m.safetensors: tensor `w` has shape [2], but config.json asks for [3]"),
+            (
+                "w",
+                [3],
+                "m.safetensors: tensor `w` has shape [2], but config.json asks for [3]",
+            ),
             ("v", [2], "m.safetensors: tensor `v` is missing"),
             ("w", [2], "its type is I64"),
         ] {
@@ -198,8 +250,13 @@ mod tests {
     #[test]
     fn a_truncated_file_is_refused() {
         let whole = file(Dtype::F32, &[0; 16], vec![4]);
-        let error = Weights::embedded("m.safetensors", &whole[..whole.len() - 1]).err().unwrap();
-        assert!(format!("{error:#}").contains("m.safetensors is not a whole safetensors file"), "{error:#}");
+        let error = Weights::embedded("m.safetensors", &whole[..whole.len() - 1])
+            .err()
+            .unwrap();
+        assert!(
+            format!("{error:#}").contains("m.safetensors is not a whole safetensors file"),
+            "{error:#}"
+        );
     }
 
     #[test]
@@ -212,6 +269,12 @@ mod tests {
         let mapped = Weights::map(&[path]).unwrap();
         let first = mapped.read("w", &[5000]).unwrap();
         assert_eq!(first, mapped.read("w", &[5000]).unwrap());
-        assert_eq!(first, Weights::embedded("m", whole).unwrap().read("w", &[5000]).unwrap());
+        assert_eq!(
+            first,
+            Weights::embedded("m", whole)
+                .unwrap()
+                .read("w", &[5000])
+                .unwrap()
+        );
     }
 }

@@ -64,7 +64,9 @@ impl XlmRoberta {
         let reader = Reader { config, weights };
         Ok(Self {
             embeddings: reader.embeddings()?,
-            layers: (0..config.layers).map(|n| reader.layer(n)).collect::<Result<_>>()?,
+            layers: (0..config.layers)
+                .map(|n| reader.layer(n))
+                .collect::<Result<_>>()?,
             head: reader.head()?,
         })
     }
@@ -79,7 +81,7 @@ impl XlmRoberta {
             hidden_states = layer.forward(&hidden_states, &batch.offsets)?;
         }
         let first_rows = last.forward_first_rows(&hidden_states, &batch.offsets)?;
-        self.head.forward(first_rows)
+        self.head.forward(&first_rows)
     }
 }
 
@@ -116,17 +118,28 @@ impl Layer {
     fn forward(&self, hidden_states: &Tensor, offsets: &Offsets) -> candle_core::Result<Tensor> {
         let hidden = hidden_states.dim(1)?;
         let qkv = self.qkv.forward(hidden_states)?;
-        let (q, kv) = (qkv.narrow(1, 0, hidden)?, qkv.narrow(1, hidden, 2 * hidden)?);
+        let (q, kv) = (
+            qkv.narrow(1, 0, hidden)?,
+            qkv.narrow(1, hidden, 2 * hidden)?,
+        );
         let context = ops::attention(&q, &kv, offsets, offsets, self.heads)?;
         self.after_attention(&context, hidden_states)
     }
 
     /// `[tokens, hidden]` → `[sequences, hidden]`: keys and values of every token, everything else of `<s>` only.
-    fn forward_first_rows(&self, hidden_states: &Tensor, offsets: &Offsets) -> candle_core::Result<Tensor> {
+    fn forward_first_rows(
+        &self,
+        hidden_states: &Tensor,
+        offsets: &Offsets,
+    ) -> candle_core::Result<Tensor> {
         let hidden = hidden_states.dim(1)?;
         let sequences = offsets.len() - 1;
-        let first: Vec<i64> = offsets[..sequences].iter().map(|&row| row as i64).collect();
-        let first_rows = hidden_states.index_select(&Tensor::new(first, hidden_states.device())?, 0)?;
+        let first = offsets[..sequences].iter().map(|&row| u32::try_from(row));
+        let first: Vec<u32> = first
+            .collect::<Result<_, _>>()
+            .map_err(candle_core::Error::wrap)?;
+        let first_rows =
+            hidden_states.index_select(&Tensor::new(first, hidden_states.device())?, 0)?;
         let q = self.qkv.rows(0, hidden)?.forward(&first_rows)?;
         let kv = self.qkv.rows(hidden, 2 * hidden)?.forward(hidden_states)?;
         let query_offsets: Offsets = (0..=sequences).collect();
@@ -146,8 +159,8 @@ impl Layer {
 
 impl Head {
     /// `[sequences, hidden]` → `[sequences]`.
-    fn forward(&self, first_rows: Tensor) -> candle_core::Result<Tensor> {
-        let features = self.dense.forward(&first_rows)?.tanh()?;
+    fn forward(&self, first_rows: &Tensor) -> candle_core::Result<Tensor> {
+        let features = self.dense.forward(first_rows)?.tanh()?;
         // A sum per row instead of a product with one column: its order does not depend on the number of rows.
         let logits = features.broadcast_mul(&self.output)?.sum(1)?;
         logits.broadcast_add(&self.output_bias)
@@ -161,7 +174,10 @@ impl Linear {
 
     /// The projection onto some of the outputs.
     fn rows(&self, start: usize, len: usize) -> candle_core::Result<Self> {
-        Ok(Self { weight: self.weight.narrow(0, start, len)?, bias: self.bias.narrow(0, start, len)? })
+        Ok(Self {
+            weight: self.weight.narrow(0, start, len)?,
+            bias: self.bias.narrow(0, start, len)?,
+        })
     }
 }
 
@@ -175,8 +191,13 @@ impl Reader<'_> {
     fn embeddings(&self) -> Result<Embeddings> {
         let c = self.config;
         let at = |name: &str| format!("roberta.embeddings.{name}");
-        let token_types = self.weights.read(&at("token_type_embeddings.weight"), &[c.token_types, c.hidden])?;
-        let mut positions = self.weights.read(&at("position_embeddings.weight"), &[c.positions, c.hidden])?;
+        let token_types = self.weights.read(
+            &at("token_type_embeddings.weight"),
+            &[c.token_types, c.hidden],
+        )?;
+        let mut positions = self
+            .weights
+            .read(&at("position_embeddings.weight"), &[c.positions, c.hidden])?;
         for row in positions.chunks_exact_mut(c.hidden) {
             for (x, t) in row.iter_mut().zip(&token_types) {
                 *x += t;
@@ -200,8 +221,15 @@ impl Reader<'_> {
                 c.hidden,
                 c.hidden,
             )?,
-            attention_output: self.matrix(&at("attention.output.dense.weight"), c.hidden, c.hidden)?,
-            attention_norm: self.norm(Some(&at("attention.output.dense.bias")), &at("attention.output.LayerNorm"))?,
+            attention_output: self.matrix(
+                &at("attention.output.dense.weight"),
+                c.hidden,
+                c.hidden,
+            )?,
+            attention_norm: self.norm(
+                Some(&at("attention.output.dense.bias")),
+                &at("attention.output.LayerNorm"),
+            )?,
             up: self.linear(&[at("intermediate.dense")], c.intermediate, c.hidden)?,
             down: self.matrix(&at("output.dense.weight"), c.hidden, c.intermediate)?,
             output_norm: self.norm(Some(&at("output.dense.bias")), &at("output.LayerNorm"))?,
@@ -210,7 +238,9 @@ impl Reader<'_> {
 
     fn head(&self) -> Result<Head> {
         let hidden = self.config.hidden;
-        let output = self.weights.read("classifier.out_proj.weight", &[1, hidden])?;
+        let output = self
+            .weights
+            .read("classifier.out_proj.weight", &[1, hidden])?;
         let output_bias = self.weights.read("classifier.out_proj.bias", &[1])?;
         Ok(Head {
             dense: self.linear(&["classifier.dense".to_owned()], hidden, hidden)?,
@@ -229,8 +259,10 @@ impl Reader<'_> {
         let rows = names.len() * out;
         let (mut weight, mut bias) = (Vec::with_capacity(rows * input), Vec::with_capacity(rows));
         for name in names {
-            self.weights.append(&format!("{name}.weight"), &[out, input], &mut weight)?;
-            self.weights.append(&format!("{name}.bias"), &[out], &mut bias)?;
+            self.weights
+                .append(&format!("{name}.weight"), &[out, input], &mut weight)?;
+            self.weights
+                .append(&format!("{name}.bias"), &[out], &mut bias)?;
         }
         Ok(Linear {
             weight: Tensor::from_vec(weight, (rows, input), &Device::Cpu)?,
@@ -244,8 +276,10 @@ impl Reader<'_> {
             Some(bias) => self.weights.read(bias, &[hidden])?,
             None => vec![0.0; hidden],
         };
-        self.weights.append(&format!("{norm}.weight"), &[hidden], &mut parameters)?;
-        self.weights.append(&format!("{norm}.bias"), &[hidden], &mut parameters)?;
+        self.weights
+            .append(&format!("{norm}.weight"), &[hidden], &mut parameters)?;
+        self.weights
+            .append(&format!("{norm}.bias"), &[hidden], &mut parameters)?;
         Ok(BiasNorm {
             parameters: Tensor::from_vec(parameters, (3, hidden), &Device::Cpu)?,
             #[expect(clippy::cast_possible_truncation, reason = "the arithmetic is in f32")]

@@ -31,8 +31,8 @@ impl CustomOp2 for Attention {
         keys_values: &CpuStorage,
         keys_values_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let q = Rows::new(queries, queries_layout)?;
-        let kv = Rows::new(keys_values, keys_values_layout)?;
+        let q = Matrix::new(queries, queries_layout)?;
+        let kv = Matrix::new(keys_values, keys_values_layout)?;
         self.check(&q, &kv)?;
         let mut out = vec![0.0f32; q.rows * q.width];
         self.run(&q, &kv, &mut out);
@@ -41,14 +41,14 @@ impl CustomOp2 for Attention {
 }
 
 /// A matrix whose rows are contiguous but may lie apart, as a view into a wider one.
-struct Rows<'a> {
+struct Matrix<'a> {
     data: &'a [f32],
     rows: usize,
     width: usize,
     stride: usize,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> Matrix<'a> {
     fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
         let (rows, width) = layout.shape().dims2()?;
         let &[stride, 1] = layout.stride() else {
@@ -58,7 +58,12 @@ impl<'a> Rows<'a> {
         if rows > 0 && (rows - 1) * stride + width > data.len() {
             bail!("attention was given {} floats for {layout:?}", data.len());
         }
-        Ok(Self { data, rows, width, stride })
+        Ok(Self {
+            data,
+            rows,
+            width,
+            stride,
+        })
     }
 }
 
@@ -71,13 +76,16 @@ struct Task {
 /// The result, shared between tasks that write to disjoint places.
 struct Out(*mut f32);
 
-#[expect(unsafe_code, reason = "shared between tasks that write disjoint places")]
+#[expect(
+    unsafe_code,
+    reason = "shared between tasks that write disjoint places"
+)]
 // SAFETY: the pointer is to plain floats that outlive the parallel loop, and each task writes only the columns of its
 // head in the rows of its sequence: no two tasks share a float.
 unsafe impl Sync for Out {}
 
 impl Attention {
-    fn check(&self, q: &Rows<'_>, kv: &Rows<'_>) -> Result<()> {
+    fn check(&self, q: &Matrix<'_>, kv: &Matrix<'_>) -> Result<()> {
         let ascending = |o: &Offsets| o.first() == Some(&0) && o.windows(2).all(|w| w[0] < w[1]);
         if self.offsets.len() != self.query_offsets.len()
             || !ascending(&self.offsets)
@@ -85,26 +93,49 @@ impl Attention {
             || self.offsets.last() != Some(&kv.rows)
             || self.query_offsets.last() != Some(&q.rows)
         {
-            bail!("attention offsets do not cover {} query and {} key rows", q.rows, kv.rows);
+            bail!(
+                "attention offsets do not cover {} query and {} key rows",
+                q.rows,
+                kv.rows
+            );
         }
-        if kv.width != 2 * q.width || q.width % self.heads != 0 {
-            bail!("attention widths {} and {} do not fit {} heads", q.width, kv.width, self.heads);
+        if kv.width != 2 * q.width || !q.width.is_multiple_of(self.heads) {
+            bail!(
+                "attention widths {} and {} do not fit {} heads",
+                q.width,
+                kv.width,
+                self.heads
+            );
         }
         Ok(())
     }
 
-    fn run(&self, q: &Rows<'_>, kv: &Rows<'_>, out: &mut [f32]) {
+    fn run(&self, q: &Matrix<'_>, kv: &Matrix<'_>, out: &mut [f32]) {
         let out = Out(out.as_mut_ptr());
         let out = &out;
         (0..(self.offsets.len() - 1) * self.heads)
             .into_par_iter()
-            .map(|i| Task { sequence: i / self.heads, head: i % self.heads })
-            .for_each_init(Vec::new, |scores, task| self.head(&task, (q, kv), out, scores));
+            .map(|i| Task {
+                sequence: i / self.heads,
+                head: i % self.heads,
+            })
+            .for_each_init(Vec::new, |scores, task| {
+                self.head(&task, (q, kv), out, scores);
+            });
     }
 
     /// Computes one head of one sequence, a block of query rows at a time.
-    #[expect(unsafe_code, reason = "the gemm crate's interface takes pointers and strides")]
-    fn head(&self, task: &Task, (q, kv): (&Rows<'_>, &Rows<'_>), out: &Out, scores: &mut Vec<f32>) {
+    #[expect(
+        unsafe_code,
+        reason = "the gemm crate's interface takes pointers and strides"
+    )]
+    fn head(
+        &self,
+        task: &Task,
+        (q, kv): (&Matrix<'_>, &Matrix<'_>),
+        out: &Out,
+        scores: &mut Vec<f32>,
+    ) {
         let d = q.width / self.heads;
         let scale = 1.0 / (d as f32).sqrt();
         let column = task.head * d;
@@ -118,16 +149,30 @@ impl Attention {
             let queries = &q.data[row * q.stride + column..];
             scores.clear();
             scores.resize(m * length, 0.0);
-            // SAFETY: `check` has shown that the offsets lie within both matrices and `Rows::new` that every row lies
+            // SAFETY: `check` has shown that the offsets lie within both matrices and `Matrix::new` that every row lies
             // within its slice. The products read m or `length` rows of d floats at the strides given and write
             // m × length floats of `scores`, then d floats in each of m rows of `out`, which is rows × width and in
             // which this task alone writes these columns of these rows.
             unsafe {
                 let (queries, keys, values) = (queries.as_ptr(), keys.as_ptr(), values.as_ptr());
-                product((m, length, d), (scores.as_mut_ptr(), length), (queries, q.stride, 1), (keys, 1, kv.stride));
-                simd::run(Softmax { scores, length, scale });
+                product(
+                    (m, length, d),
+                    (scores.as_mut_ptr(), length),
+                    (queries, q.stride, 1),
+                    (keys, 1, kv.stride),
+                );
+                simd::run(Softmax {
+                    scores,
+                    length,
+                    scale,
+                });
                 let out = out.0.add(row * q.width + column);
-                product((m, d, length), (out, q.width), (scores.as_ptr(), length, 1), (values, kv.stride, 1));
+                product(
+                    (m, d, length),
+                    (out, q.width),
+                    (scores.as_ptr(), length, 1),
+                    (values, kv.stride, 1),
+                );
             }
         }
     }
@@ -137,7 +182,10 @@ impl Attention {
 ///
 /// # Safety
 /// All three must be valid for the shapes and strides given, `dst` for writing and apart from the other two.
-#[expect(unsafe_code, reason = "the gemm crate's interface takes pointers and strides")]
+#[expect(
+    unsafe_code,
+    reason = "the gemm crate's interface takes pointers and strides"
+)]
 unsafe fn product(
     (m, n, k): (usize, usize, usize),
     dst: (*mut f32, usize),
@@ -204,7 +252,9 @@ mod tests {
     use crate::ops::{Offsets, attention};
 
     fn wave(rows: usize, width: usize, step: usize) -> Tensor {
-        let data: Vec<f32> = (0..rows * width).map(|i| ((i * step % 1009) as f32 - 504.0) / 300.0).collect();
+        let data: Vec<f32> = (0..rows * width)
+            .map(|i| ((i * step % 1009) as f32 - 504.0) / 300.0)
+            .collect();
         Tensor::from_vec(data, (rows, width), &Device::Cpu).unwrap()
     }
 
@@ -228,7 +278,10 @@ mod tests {
         let qkv = wave(rows, 3 * width, 37);
         let key_offsets = offsets(lengths);
         let (q, query_lengths) = if first_row_only {
-            let first: Vec<u32> = key_offsets[..lengths.len()].iter().map(|&o| u32::try_from(o).unwrap()).collect();
+            let first: Vec<u32> = key_offsets[..lengths.len()]
+                .iter()
+                .map(|&o| u32::try_from(o).unwrap())
+                .collect();
             let first = Tensor::new(first, &Device::Cpu).unwrap();
             let q = qkv.narrow(1, 0, width).unwrap().contiguous().unwrap();
             (q.index_select(&first, 0).unwrap(), vec![1; lengths.len()])
@@ -238,7 +291,8 @@ mod tests {
         let kv = qkv.narrow(1, width, 2 * width).unwrap();
         let fast = attention(&q, &kv, &offsets(&query_lengths), &key_offsets, heads).unwrap();
 
-        let split = |t: &Tensor, rows: usize| t.contiguous().unwrap().reshape((rows, heads, d)).unwrap();
+        let split =
+            |t: &Tensor, rows: usize| t.contiguous().unwrap().reshape((rows, heads, d)).unwrap();
         let query_rows = query_lengths.iter().sum();
         let max = *lengths.iter().max().unwrap();
         let slow = flash_attn_varlen_cpu(
@@ -257,8 +311,18 @@ mod tests {
         )
         .unwrap();
         let (fast, slow) = (fast.flatten_all().unwrap(), slow.flatten_all().unwrap());
-        let error = (fast - slow).unwrap().abs().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
-        assert!(error < 5e-6, "lengths {lengths:?}, {heads} heads of {d}: off by {error}");
+        let error = (fast - slow)
+            .unwrap()
+            .abs()
+            .unwrap()
+            .max(0)
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap();
+        assert!(
+            error < 5e-6,
+            "lengths {lengths:?}, {heads} heads of {d}: off by {error}"
+        );
     }
 
     #[test]
@@ -282,8 +346,14 @@ mod tests {
         let width = 128;
         let qkv = wave(40, 3 * width, 91);
         let run = |qkv: &Tensor, lengths: &[usize]| {
-            let (q, kv) = (qkv.narrow(1, 0, width).unwrap(), qkv.narrow(1, width, 2 * width).unwrap());
-            attention(&q, &kv, &offsets(lengths), &offsets(lengths), 2).unwrap().to_vec2::<f32>().unwrap()
+            let (q, kv) = (
+                qkv.narrow(1, 0, width).unwrap(),
+                qkv.narrow(1, width, 2 * width).unwrap(),
+            );
+            attention(&q, &kv, &offsets(lengths), &offsets(lengths), 2)
+                .unwrap()
+                .to_vec2::<f32>()
+                .unwrap()
         };
         let together = run(&qkv, &[11, 9, 20]);
         let alone = run(&qkv.narrow(0, 11, 9).unwrap(), &[9]);

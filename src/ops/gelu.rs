@@ -62,16 +62,32 @@ mod tests {
 
     #[test]
     fn equals_candle_over_odd_shapes() {
-        for (rows, width) in [(1, 1), (1, 7), (3, 16), (5, 33), (17, 320), (64, 4096), (513, 65)] {
-            let x: Vec<f32> = (0..rows * width).map(|i| ((i * 31 % 257) as f32 - 128.0) / 19.0).collect();
+        for (rows, width) in [
+            (1, 1),
+            (1, 7),
+            (3, 16),
+            (5, 33),
+            (17, 320),
+            (64, 4096),
+            (513, 65),
+        ] {
+            let x: Vec<f32> = (0..rows * width)
+                .map(|i| ((i * 31 % 257) as f32 - 128.0) / 19.0)
+                .collect();
             let bias: Vec<f32> = (0..width).map(|i| (i % 5) as f32 / 4.0 - 0.5).collect();
             let mut fast = x.clone();
             bias_gelu(&mut fast, &bias);
             let x = Tensor::from_vec(x, (rows, width), &Device::Cpu).unwrap();
             let bias = Tensor::from_vec(bias, width, &Device::Cpu).unwrap();
             let slow = x.broadcast_add(&bias).unwrap().gelu_erf().unwrap();
-            for (fast, slow) in fast.iter().zip(slow.flatten_all().unwrap().to_vec1::<f32>().unwrap()) {
-                assert!((fast - slow).abs() < 3e-6, "{rows}x{width}: {fast} is not {slow}");
+            for (fast, slow) in fast
+                .iter()
+                .zip(slow.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+            {
+                assert!(
+                    (fast - slow).abs() < 3e-6,
+                    "{rows}x{width}: {fast} is not {slow}"
+                );
             }
         }
     }

@@ -12,7 +12,14 @@ pub(super) fn residual_layer_norm(x: &mut [f32], residual: &[f32], parameters: &
     let width = parameters.len() / 3;
     x.par_chunks_mut(TASK_ROWS * width)
         .zip(residual.par_chunks(TASK_ROWS * width))
-        .for_each(|(x, residual)| simd::run(Kernel { x, residual, parameters, eps }));
+        .for_each(|(x, residual)| {
+            simd::run(Kernel {
+                x,
+                residual,
+                parameters,
+                eps,
+            });
+        });
 }
 
 struct Kernel<'a> {
@@ -30,7 +37,11 @@ impl WithSimd for Kernel<'_> {
         let width = self.parameters.len() / 3;
         let (bias, rest) = self.parameters.split_at(width);
         let (gain, shift) = rest.split_at(width);
-        for (x, residual) in self.x.chunks_exact_mut(width).zip(self.residual.chunks_exact(width)) {
+        for (x, residual) in self
+            .x
+            .chunks_exact_mut(width)
+            .zip(self.residual.chunks_exact(width))
+        {
             for ((x, &r), &b) in x.iter_mut().zip(residual).zip(bias) {
                 *x += b + r;
             }
@@ -53,11 +64,14 @@ mod tests {
         let width = parameters.len() / 3;
         let mut out = Vec::new();
         for (x, residual) in x.chunks(width).zip(residual.chunks(width)) {
-            let v: Vec<f64> = (0..width).map(|i| f64::from(x[i]) + f64::from(residual[i]) + f64::from(parameters[i])).collect();
+            let v: Vec<f64> = (0..width)
+                .map(|i| f64::from(x[i]) + f64::from(residual[i]) + f64::from(parameters[i]))
+                .collect();
             let mean = v.iter().sum::<f64>() / width as f64;
             let variance = v.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / width as f64;
             out.extend((0..width).map(|i| {
-                (v[i] - mean) / (variance + eps).sqrt() * f64::from(parameters[width + i]) + f64::from(parameters[2 * width + i])
+                (v[i] - mean) / (variance + eps).sqrt() * f64::from(parameters[width + i])
+                    + f64::from(parameters[2 * width + i])
             }));
         }
         out
@@ -66,12 +80,23 @@ mod tests {
     #[test]
     fn equals_the_slow_one_over_odd_shapes() {
         for (rows, width) in [(1, 2), (1, 64), (3, 17), (33, 192), (70, 1024), (5, 1023)] {
-            let wave = |scale: f32, n: usize| -> Vec<f32> { (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) * scale + 3.0).collect() };
-            let (x, residual, parameters) = (wave(0.1, rows * width), wave(0.7, rows * width), wave(0.01, 3 * width));
+            let wave = |scale: f32, n: usize| -> Vec<f32> {
+                (0..n)
+                    .map(|i| ((i * 37 % 101) as f32 - 50.0) * scale + 3.0)
+                    .collect()
+            };
+            let (x, residual, parameters) = (
+                wave(0.1, rows * width),
+                wave(0.7, rows * width),
+                wave(0.01, 3 * width),
+            );
             let mut fast = x.clone();
             residual_layer_norm(&mut fast, &residual, &parameters, 1e-5);
             for (fast, slow) in fast.iter().zip(slow(&x, &residual, &parameters, 1e-5)) {
-                assert!((f64::from(*fast) - slow).abs() < 2e-5, "{rows}x{width}: {fast} is not {slow}");
+                assert!(
+                    (f64::from(*fast) - slow).abs() < 2e-5,
+                    "{rows}x{width}: {fast} is not {slow}"
+                );
             }
         }
     }

@@ -31,7 +31,11 @@ pub(super) fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 pub(super) fn max(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let chunks = row.chunks_exact(LANES);
-    let tail = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let tail = chunks
+        .remainder()
+        .iter()
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max);
     for chunk in chunks {
         for (lane, &x) in lanes.iter_mut().zip(chunk) {
             *lane = if x > *lane { x } else { *lane };
@@ -101,7 +105,11 @@ mod tests {
         for i in -4000..=4000 {
             let x = i as f32 / 1000.0;
             let want = erf_slow(f64::from(x));
-            assert!((f64::from(erf(x)) - want).abs() < 4e-7, "erf({x}) = {}, not {want}", erf(x));
+            assert!(
+                (f64::from(erf(x)) - want).abs() < 4e-7,
+                "erf({x}) = {}, not {want}",
+                erf(x)
+            );
         }
         assert!((erf(100.0) - 1.0).abs() < 4e-7);
         assert!((erf(f32::NEG_INFINITY) + 1.0).abs() < 4e-7);
@@ -126,7 +134,9 @@ mod tests {
             let row: Vec<f32> = (0..n).map(|i| ((i * 7919) % 1013) as f32 - 500.0).collect();
             let total: f64 = row.iter().map(|&x| f64::from(x)).sum();
             assert!((f64::from(sum(&row, |x| x)) - total).abs() < 1e-2, "{n}");
-            assert!((max(&row) - row.iter().copied().fold(f32::NEG_INFINITY, f32::max)).abs() < 1e-9);
+            assert!(
+                (max(&row) - row.iter().copied().fold(f32::NEG_INFINITY, f32::max)).abs() < 1e-9
+            );
         }
     }
 }

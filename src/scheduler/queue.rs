@@ -19,30 +19,30 @@ pub struct Limits {
 }
 
 /// Identifies a request while it is here.
-pub type RequestId = u64;
+pub(super) type RequestId = u64;
 
 /// A request's pairs did not fit; none of them was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full {
+pub(super) struct Full {
     /// Pairs waiting already.
-    pub queued: usize,
+    pub(super) queued: usize,
 }
 
 /// One pair in a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry<T> {
+pub(super) struct Entry<T> {
     /// Whose it is.
-    pub request: RequestId,
+    pub(super) request: RequestId,
     /// Its place among the pairs of its request.
-    pub index: usize,
+    pub(super) index: usize,
     /// What was pushed.
-    pub item: T,
+    pub(super) item: T,
     /// What it counts against a batch.
-    pub tokens: usize,
+    pub(super) tokens: usize,
 }
 
 /// Waiting requests, in line.
-pub struct Queue<T> {
+pub(super) struct Queue<T> {
     limits: Limits,
     line: VecDeque<Waiting<T>>,
     pairs: usize,
@@ -58,27 +58,27 @@ struct Waiting<T> {
 
 impl<T> Queue<T> {
     /// An empty queue.
-    pub fn new(limits: Limits) -> Self {
-        Self { limits, line: VecDeque::new(), pairs: 0, tokens: 0 }
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            line: VecDeque::new(),
+            pairs: 0,
+            tokens: 0,
+        }
     }
 
     /// Pairs waiting.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.pairs
     }
 
     /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.pairs == 0
     }
 
-    /// Tokens waiting.
-    pub fn tokens(&self) -> usize {
-        self.tokens
-    }
-
     /// Whether what waits fills a batch, so that waiting longer for company is pointless.
-    pub fn fills_a_batch(&self) -> bool {
+    pub(super) fn fills_a_batch(&self) -> bool {
         self.tokens >= self.limits.batch_tokens || self.pairs >= self.limits.batch_pairs
     }
 
@@ -86,7 +86,7 @@ impl<T> Queue<T> {
     ///
     /// # Errors
     /// [`Full`] if they do not all fit.
-    pub fn push(
+    pub(super) fn push(
         &mut self,
         request: RequestId,
         items: impl ExactSizeIterator<Item = (T, usize)>,
@@ -96,18 +96,27 @@ impl<T> Queue<T> {
         }
         let pairs: VecDeque<_> = items
             .enumerate()
-            .map(|(index, (item, tokens))| Entry { request, index, item, tokens })
+            .map(|(index, (item, tokens))| Entry {
+                request,
+                index,
+                item,
+                tokens,
+            })
             .collect();
         if !pairs.is_empty() {
             self.pairs += pairs.len();
             self.tokens += pairs.iter().map(|pair| pair.tokens).sum::<usize>();
-            self.line.push_back(Waiting { request, pairs, turn: self.limits.batch_tokens });
+            self.line.push_back(Waiting {
+                request,
+                pairs,
+                turn: self.limits.batch_tokens,
+            });
         }
         Ok(())
     }
 
     /// Takes the pairs to compute next: empty only if nothing waits.
-    pub fn next_batch(&mut self) -> Vec<Entry<T>> {
+    pub(super) fn next_batch(&mut self) -> Vec<Entry<T>> {
         let mut batch = Vec::new();
         let mut room = self.limits.batch_tokens;
         while let Some(front) = self.line.front_mut() {
@@ -141,11 +150,18 @@ impl<T> Queue<T> {
     }
 
     /// Forgets a request; returns how many of its pairs were still waiting.
-    pub fn cancel(&mut self, request: RequestId) -> usize {
-        let Some(place) = self.line.iter().position(|waiting| waiting.request == request) else {
+    pub(super) fn cancel(&mut self, request: RequestId) -> usize {
+        let Some(place) = self
+            .line
+            .iter()
+            .position(|waiting| waiting.request == request)
+        else {
             return 0;
         };
-        let cancelled = self.line.remove(place).map_or_else(VecDeque::new, |waiting| waiting.pairs);
+        let cancelled = self
+            .line
+            .remove(place)
+            .map_or_else(VecDeque::new, |waiting| waiting.pairs);
         self.pairs -= cancelled.len();
         self.tokens -= cancelled.iter().map(|pair| pair.tokens).sum::<usize>();
         cancelled.len()
@@ -161,7 +177,11 @@ mod tests {
     use super::*;
 
     fn limits(batch_tokens: usize, batch_pairs: usize, queue_pairs: usize) -> Limits {
-        Limits { batch_tokens, batch_pairs, queue_pairs }
+        Limits {
+            batch_tokens,
+            batch_pairs,
+            queue_pairs,
+        }
     }
 
     fn push(queue: &mut Queue<()>, request: RequestId, tokens: &[usize]) -> Result<(), Full> {
@@ -170,7 +190,11 @@ mod tests {
 
     /// The next batch as (request, index) pairs.
     fn next(queue: &mut Queue<()>) -> Vec<(RequestId, usize)> {
-        queue.next_batch().iter().map(|entry| (entry.request, entry.index)).collect()
+        queue
+            .next_batch()
+            .iter()
+            .map(|entry| (entry.request, entry.index))
+            .collect()
     }
 
     #[test]
@@ -190,7 +214,11 @@ mod tests {
         assert_eq!(next(&mut queue), [(1, 0), (1, 1)]);
         push(&mut queue, 2, &[50]).unwrap();
         push(&mut queue, 3, &[50]).unwrap();
-        assert_eq!(next(&mut queue), [(2, 0), (3, 0)], "the large one has had its turn");
+        assert_eq!(
+            next(&mut queue),
+            [(2, 0), (3, 0)],
+            "the large one has had its turn"
+        );
         assert_eq!(next(&mut queue), [(1, 2), (1, 3)]);
     }
 
@@ -201,7 +229,11 @@ mod tests {
         push(&mut queue, 2, &[40; 5]).unwrap();
         push(&mut queue, 3, &[40]).unwrap();
         assert_eq!(next(&mut queue), [(1, 0), (2, 0)]);
-        assert_eq!(next(&mut queue), [(2, 1), (3, 0)], "one more pair of the turn, then the next in line");
+        assert_eq!(
+            next(&mut queue),
+            [(2, 1), (3, 0)],
+            "one more pair of the turn, then the next in line"
+        );
         assert_eq!(next(&mut queue), [(2, 2), (2, 3)]);
     }
 
@@ -279,7 +311,7 @@ mod tests {
                 let waiting: usize = due.values().map(VecDeque::len).sum();
                 prop_assert_eq!(queue.len(), waiting);
             }
-            prop_assert!(queue.is_empty() && queue.tokens() == 0);
+            prop_assert!(queue.is_empty() && queue.tokens == 0);
         }
 
         /// The rule itself: a request of one turn is out once each request ahead of it has had one turn.

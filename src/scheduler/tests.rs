@@ -24,7 +24,8 @@ enum Outcome {
 
 impl CrossEncoder for Scripted {
     fn predict(&self, batch: &Batch) -> anyhow::Result<Vec<f32>> {
-        self.seen.send(batch.sequences().map(<[u32]>::to_vec).collect())?;
+        self.seen
+            .send(batch.sequences().map(<[u32]>::to_vec).collect())?;
         let outcome = self.outcomes.lock().unwrap().recv()?;
         let sums = batch.sequences().map(|s| s.iter().sum::<u32>() as f32);
         match outcome {
@@ -46,10 +47,24 @@ struct Bench {
 fn bench(batch_tokens: usize, queue_pairs: usize) -> Bench {
     let (seen, seen_here) = mpsc::channel();
     let (outcomes, outcomes_there) = mpsc::channel();
-    let model = Scripted { seen, outcomes: Mutex::new(outcomes_there) };
-    let limits = Limits { batch_tokens, batch_pairs: 100, queue_pairs };
-    let settings = Settings { limits, batch_wait: Duration::ZERO };
-    Bench { scheduler: Arc::new(Scheduler::new(Box::new(model), settings)), seen: seen_here, outcomes }
+    let model = Scripted {
+        seen,
+        outcomes: Mutex::new(outcomes_there),
+    };
+    let limits = Limits {
+        batch_tokens,
+        batch_pairs: 100,
+        queue_pairs,
+    };
+    let settings = Settings {
+        limits,
+        batch_wait: Duration::ZERO,
+    };
+    Bench {
+        scheduler: Arc::new(Scheduler::new(Box::new(model), settings)),
+        seen: seen_here,
+        outcomes,
+    }
 }
 
 impl Bench {
@@ -66,7 +81,9 @@ impl Bench {
     }
 
     fn next_batch(&self) -> Vec<Vec<u32>> {
-        self.seen.recv_timeout(Duration::from_secs(30)).expect("a batch starts")
+        self.seen
+            .recv_timeout(Duration::from_secs(30))
+            .expect("a batch starts")
     }
 
     fn let_it(&self, outcome: Outcome) {
@@ -89,7 +106,11 @@ async fn a_batch_starts_at_once_and_latecomers_share_the_next() {
     bench.queued(3).await;
     bench.let_it(Outcome::Sum);
     assert_eq!(logits(first.await), [3.0, 3.0]);
-    assert_eq!(bench.next_batch(), [vec![4], vec![5], vec![6]], "both requests in one batch");
+    assert_eq!(
+        bench.next_batch(),
+        [vec![4], vec![5], vec![6]],
+        "both requests in one batch"
+    );
     bench.let_it(Outcome::Sum);
     assert_eq!(logits(second.await), [4.0]);
     assert_eq!(logits(third.await), [5.0, 6.0]);
@@ -178,7 +199,12 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
     let error = bench.scheduler.score(vec![vec![3]; 2]).await.unwrap_err();
     assert_eq!(
         error,
-        Error::Overloaded { queued: 2, refused: 2, limit: 3, retry_after: Duration::from_secs(2) }
+        Error::Overloaded {
+            queued: 2,
+            refused: 2,
+            limit: 3,
+            retry_after: Duration::from_secs(2)
+        }
     );
     for _ in 0..4 {
         bench.let_it(Outcome::Sum);
@@ -194,7 +220,10 @@ async fn closing_answers_those_inside_and_refuses_the_rest() {
     bench.next_batch();
     bench.queued(1).await;
     bench.scheduler.close();
-    assert_eq!(bench.scheduler.score(vec![vec![1]]).await, Err(Error::ShuttingDown));
+    assert_eq!(
+        bench.scheduler.score(vec![vec![1]]).await,
+        Err(Error::ShuttingDown)
+    );
     for _ in 0..3 {
         bench.let_it(Outcome::Sum);
     }
@@ -207,10 +236,20 @@ async fn closing_answers_those_inside_and_refuses_the_rest() {
 async fn waiting_for_company_is_possible_when_asked_for() {
     let (seen, seen_here) = mpsc::channel();
     let (outcomes, outcomes_there) = mpsc::channel();
-    let model = Scripted { seen, outcomes: Mutex::new(outcomes_there) };
-    let limits = Limits { batch_tokens: 3, batch_pairs: 100, queue_pairs: 100 };
+    let model = Scripted {
+        seen,
+        outcomes: Mutex::new(outcomes_there),
+    };
+    let limits = Limits {
+        batch_tokens: 3,
+        batch_pairs: 100,
+        queue_pairs: 100,
+    };
     // An hour: only a full batch can end the wait.
-    let settings = Settings { limits, batch_wait: Duration::from_secs(3600) };
+    let settings = Settings {
+        limits,
+        batch_wait: Duration::from_secs(3600),
+    };
     let scheduler = Arc::new(Scheduler::new(Box::new(model), settings));
     let answers: VecDeque<_> = (1..=3)
         .map(|n| {

@@ -34,7 +34,11 @@ const REQUEST: &str = r#"{"query":"web server","documents":[{"content":"a fruit"
 fn rerank_prints_the_response_for_a_file_and_for_standard_input() {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(&file, REQUEST).unwrap();
-    for output in [run(&["rerank", file.path().to_str().unwrap()], ""), run(&["rerank"], REQUEST), run(&["rerank", "-"], REQUEST)] {
+    for output in [
+        run(&["rerank", file.path().to_str().unwrap()], ""),
+        run(&["rerank"], REQUEST),
+        run(&["rerank", "-"], REQUEST),
+    ] {
         assert!(output.status.success(), "{}", stderr(&output));
         let response: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(response["documents"][0]["id"], 2);
@@ -54,11 +58,21 @@ fn help_and_version_are_for_people() {
     let help = run(&["--help"], "");
     assert!(help.status.success());
     let text = String::from_utf8(help.stdout).unwrap();
-    for word in ["serve", "rerank", "healthcheck", "--model", "RERANKER_MODEL", "demo"] {
+    for word in [
+        "serve",
+        "rerank",
+        "healthcheck",
+        "--model",
+        "RERANKER_MODEL",
+        "demo",
+    ] {
         assert!(text.contains(word), "{word}");
     }
     let version = String::from_utf8(run(&["--version"], "").stdout).unwrap();
-    assert_eq!(version.trim(), format!("reranker {}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        version.trim(),
+        format!("reranker {}", env!("CARGO_PKG_VERSION"))
+    );
 }
 
 #[test]
@@ -67,14 +81,23 @@ fn misuse_exits_with_64_and_a_failed_start_with_1() {
     assert_eq!(run(&["--device", "tpu"], "").status.code(), Some(64));
     let output = run(&["rerank", "--require-gpu"], REQUEST);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("RERANKER_REQUIRE_GPU"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("RERANKER_REQUIRE_GPU"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
 fn cuda_without_a_gpu_warns_once_and_goes_on() {
     let output = run(&["rerank", "--device", "cuda"], REQUEST);
     assert!(output.status.success());
-    assert_eq!(stderr(&output).matches("WARN").count(), 1, "{}", stderr(&output));
+    assert_eq!(
+        stderr(&output).matches("WARN").count(),
+        1,
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
@@ -119,9 +142,18 @@ fn a_local_directory_scores_like_the_embedded_model() {
 fn a_broken_model_is_one_sentence_and_exit_code_1() {
     type Break = fn(&tempfile::TempDir);
     let cases: [(Break, &[&str]); 8] = [
-        (|d| fs::remove_file(d.path().join("config.json")).unwrap(), &["config.json"]),
-        (|d| fs::remove_file(d.path().join("tokenizer.json")).unwrap(), &["tokenizer.json"]),
-        (|d| fs::remove_file(d.path().join("model.safetensors")).unwrap(), &["model.safetensors"]),
+        (
+            |d| fs::remove_file(d.path().join("config.json")).unwrap(),
+            &["config.json"],
+        ),
+        (
+            |d| fs::remove_file(d.path().join("tokenizer.json")).unwrap(),
+            &["tokenizer.json"],
+        ),
+        (
+            |d| fs::remove_file(d.path().join("model.safetensors")).unwrap(),
+            &["model.safetensors"],
+        ),
         (
             |d| {
                 let path = d.path().join("model.safetensors");
@@ -130,22 +162,41 @@ fn a_broken_model_is_one_sentence_and_exit_code_1() {
             },
             &["model.safetensors"],
         ),
-        (|d| fs::write(d.path().join("tokenizer.json"), "{}").unwrap(), &["tokenizer.json"]),
-        (|d| with_config(d, |c| c["hidden_act"] = "relu".into()), &["config.json", "hidden_act", "relu"]),
+        (
+            |d| fs::write(d.path().join("tokenizer.json"), "{}").unwrap(),
+            &["tokenizer.json"],
+        ),
+        (
+            |d| with_config(d, |c| c["hidden_act"] = "relu".into()),
+            &["config.json", "hidden_act", "relu"],
+        ),
         (
             |d| with_config(d, |c| c["num_hidden_layers"] = 5.into()),
-            &["model.safetensors", "roberta.encoder.layer.4.attention.self.query.weight", "missing"],
+            &[
+                "model.safetensors",
+                "roberta.encoder.layer.4.attention.self.query.weight",
+                "missing",
+            ],
         ),
-        (|d| with_config(d, |c| c["intermediate_size"] = 512.into()), &["model.safetensors", "intermediate.dense", "512"]),
+        (
+            |d| with_config(d, |c| c["intermediate_size"] = 512.into()),
+            &["model.safetensors", "intermediate.dense", "512"],
+        ),
     ];
     for (break_it, says) in cases {
         let dir = model_directory();
         break_it(&dir);
-        let output = run(&["rerank", "--model", dir.path().to_str().unwrap()], REQUEST);
+        let output = run(
+            &["rerank", "--model", dir.path().to_str().unwrap()],
+            REQUEST,
+        );
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(!text.contains("panicked"), "{text}");
-        let error = text.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("{text}"));
+        let error = text
+            .lines()
+            .find(|line| line.starts_with("error: "))
+            .unwrap_or_else(|| panic!("{text}"));
         for word in says {
             assert!(error.contains(word), "`{word}` is not in: {error}");
         }

@@ -12,12 +12,19 @@ use crate::support::{Server, read_answer, request_head};
 
 /// A request of its own for each client: between 1 and 12 documents of various lengths.
 fn request(client: usize) -> String {
-    let words = ["serveur", "web", "fichiers", "compress", "image", "réseau", "python", "library", "jeu", "editor"];
+    let words = [
+        "serveur", "web", "fichiers", "compress", "image", "réseau", "python", "library", "jeu",
+        "editor",
+    ];
     let text = |seed: usize, length: usize| -> String {
-        (0..length).map(|i| words[(seed * 7 + i * i * 3 + i) % words.len()]).collect::<Vec<_>>().join(" ")
+        (0..length)
+            .map(|i| words[(seed * 7 + i * i * 3 + i) % words.len()])
+            .collect::<Vec<_>>()
+            .join(" ")
     };
-    let documents: Vec<Value> =
-        (0..=client % 12).map(|i| json!({"content": text(client + i, 1 + (client * 5 + i * 11) % 90), "i": i})).collect();
+    let documents: Vec<Value> = (0..=client % 12)
+        .map(|i| json!({"content": text(client + i, 1 + (client * 5 + i * 11) % 90), "i": i}))
+        .collect();
     json!({"query": text(client, 3), "documents": documents, "top_k": 100}).to_string()
 }
 
@@ -28,7 +35,9 @@ fn documents(answer: &Value) -> &Value {
 #[test]
 fn two_hundred_at_once_get_what_each_gets_alone() {
     let server = Server::start(&[]);
-    let alone: Vec<Value> = (0..200).map(|client| server.post("/rerank", &request(client)).json()).collect();
+    let alone: Vec<Value> = (0..200)
+        .map(|client| server.post("/rerank", &request(client)).json())
+        .collect();
     let start = Barrier::new(200);
     let together: Vec<Value> = thread::scope(|scope| {
         let clients: Vec<_> = (0..200)
@@ -43,17 +52,26 @@ fn two_hundred_at_once_get_what_each_gets_alone() {
                 })
             })
             .collect();
-        clients.into_iter().map(|client| client.join().unwrap()).collect()
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .collect()
     });
     for (client, (alone, together)) in alone.iter().zip(&together).enumerate() {
-        assert_eq!(documents(together), documents(alone), "client {client}: scores are equal to the last bit");
+        assert_eq!(
+            documents(together),
+            documents(alone),
+            "client {client}: scores are equal to the last bit"
+        );
     }
 }
 
 /// Enough work to be still running when the next thing happens.
 fn large_request() -> String {
-    let long = "un serveur web rapide et léger pour les fichiers statiques ".repeat(40);
-    let documents: Vec<Value> = (0..400).map(|i| json!({"content": format!("{i} {long}")})).collect();
+    let long = "un serveur web rapide et léger pour les fichiers statiques ".repeat(25);
+    let documents: Vec<Value> = (0..160)
+        .map(|i| json!({"content": format!("{i} {long}")}))
+        .collect();
     json!({"query": "serveur web", "documents": documents, "top_k": 1000}).to_string()
 }
 
@@ -61,12 +79,15 @@ fn large_request() -> String {
 fn sigterm_finishes_what_is_in_flight_and_exits_cleanly() {
     let server = Server::start(&[]);
     let body = large_request();
-    let in_flight = server.begin(&request_head("/rerank", Some("application/json"), body.len()), body.as_bytes());
+    let in_flight = server.begin(
+        &request_head("/rerank", Some("application/json"), body.len()),
+        body.as_bytes(),
+    );
     wait_until_queued(&server);
     server.signal("TERM");
     let answer = read_answer(in_flight);
     assert_eq!(answer.status, 200);
-    assert_eq!(answer.json()["count"], 400);
+    assert_eq!(answer.json()["count"], 160);
     assert!(server.wait().success());
 }
 
@@ -74,7 +95,10 @@ fn sigterm_finishes_what_is_in_flight_and_exits_cleanly() {
 fn a_drain_that_takes_too_long_is_cut_short() {
     let server = Server::start(&[("RERANKER_DRAIN_TIMEOUT_MS", "1")]);
     let body = large_request();
-    let _in_flight = server.begin(&request_head("/rerank", Some("application/json"), body.len()), body.as_bytes());
+    let _in_flight = server.begin(
+        &request_head("/rerank", Some("application/json"), body.len()),
+        body.as_bytes(),
+    );
     wait_until_queued(&server);
     server.signal("TERM");
     server.wait_for_log("giving them up");
@@ -85,7 +109,10 @@ fn a_drain_that_takes_too_long_is_cut_short() {
 fn a_client_that_hangs_up_frees_its_place() {
     let server = Server::start(&[]);
     let body = large_request();
-    let leaving = server.begin(&request_head("/rerank", Some("application/json"), body.len()), body.as_bytes());
+    let leaving = server.begin(
+        &request_head("/rerank", Some("application/json"), body.len()),
+        body.as_bytes(),
+    );
     wait_until_queued(&server);
     drop(leaving);
     // The queue empties at once, not after the seconds that the work would take.
@@ -112,26 +139,44 @@ fn past_the_deadline_the_answer_is_504_and_the_queue_is_free() {
 
 #[test]
 fn a_full_queue_answers_429_at_once_with_retry_after() {
-    let server = Server::start(&[("RERANKER_MAX_QUEUE_PAIRS", "400"), ("RERANKER_MAX_DOCUMENTS", "400")]);
+    let server = Server::start(&[
+        ("RERANKER_MAX_QUEUE_PAIRS", "160"),
+        ("RERANKER_MAX_DOCUMENTS", "160"),
+    ]);
     let body = large_request();
-    let _first = server.begin(&request_head("/rerank", Some("application/json"), body.len()), body.as_bytes());
+    let _first = server.begin(
+        &request_head("/rerank", Some("application/json"), body.len()),
+        body.as_bytes(),
+    );
     wait_until_queued(&server);
     let refused = server.post("/rerank", &body);
     assert_eq!(refused.status, 429, "{refused:?}");
     let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=60).contains(&seconds));
-    assert!(refused.json()["detail"].as_str().unwrap().contains("queue of 400"), "{refused:?}");
+    assert!(
+        refused.json()["detail"]
+            .as_str()
+            .unwrap()
+            .contains("queue of 160"),
+        "{refused:?}"
+    );
 }
 
 #[test]
 fn a_small_request_overtakes_a_large_one() {
     let server = Arc::new(Server::start(&[]));
     let body = large_request();
-    let large = server.begin(&request_head("/rerank", Some("application/json"), body.len()), body.as_bytes());
+    let large = server.begin(
+        &request_head("/rerank", Some("application/json"), body.len()),
+        body.as_bytes(),
+    );
     wait_until_queued(&server);
     let small = server.post("/rerank", &request(0));
     assert_eq!(small.status, 200);
-    assert!(queued(&server) > 0, "the large request is still being worked on");
+    assert!(
+        queued(&server) > 0,
+        "the large request is still being worked on"
+    );
     drop(large);
 }
 

@@ -1,5 +1,4 @@
 //! One integration binary: the program as its users meet it. See `support.rs` for the server the tests start.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod api;
 mod cli;
@@ -7,5 +6,5 @@ mod documents;
 mod hub;
 mod load;
 mod parity;
-
 mod support;
+mod tidy;

@@ -48,7 +48,10 @@ impl Answer {
 /// The program with a clean environment: what the machine has set must not leak into a test.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reranker"));
-    command.env_clear().env("HOME", "/nonexistent").env("RERANKER_MODEL", "demo");
+    command
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .env("RERANKER_MODEL", "demo");
     command
 }
 
@@ -65,15 +68,28 @@ impl Server {
         let mut process = program()
             .envs(options.iter().copied())
             .args(["serve", "--host", "127.0.0.1", "--port", "0"])
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let stderr = BufReader::new(process.stderr.take().unwrap());
         let (lines, log) = mpsc::channel();
-        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| lines.send(line)));
-        let mut server = Self { process, log: Mutex::new(log), address: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        thread::spawn(move || {
+            stderr
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| lines.send(line))
+        });
+        let mut server = Self {
+            process,
+            log: Mutex::new(log),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        };
         let listening = server.wait_for_log("listening");
-        let address = listening.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let address = listening
+            .split("address=")
+            .nth(1)
+            .and_then(|rest| rest.split_whitespace().next());
         server.address = address.unwrap().parse().unwrap();
         server
     }
@@ -92,7 +108,10 @@ impl Server {
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), b"")
+        self.send(
+            &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+            b"",
+        )
     }
 
     /// Posts with `Content-Type: application/json`.
@@ -119,7 +138,9 @@ impl Server {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.process.id().to_string()]).status();
+        let status = Command::new("kill")
+            .args(["-s", name, &self.process.id().to_string()])
+            .status();
         assert!(status.unwrap().success());
     }
 
@@ -143,8 +164,12 @@ impl Drop for Server {
 }
 
 pub(crate) fn request_head(path: &str, content_type: Option<&str>, length: usize) -> String {
-    let content_type = content_type.map(|t| format!("Content-Type: {t}\r\n")).unwrap_or_default();
-    format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{content_type}Content-Length: {length}\r\n\r\n")
+    let content_type = content_type
+        .map(|t| format!("Content-Type: {t}\r\n"))
+        .unwrap_or_default();
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{content_type}Content-Length: {length}\r\n\r\n"
+    )
 }
 
 pub(crate) fn read_answer(mut stream: TcpStream) -> Answer {
@@ -152,7 +177,16 @@ pub(crate) fn read_answer(mut stream: TcpStream) -> Answer {
     // A reset after the answer is as good as an end.
     let _ = stream.read_to_end(&mut bytes);
     let text = String::from_utf8(bytes).unwrap();
-    let (headers, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("not an answer: {text:?}"));
-    let status = headers.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Answer { status: status.unwrap(), headers: headers.to_owned(), body: body.to_owned() }
+    let (headers, body) = text
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("not an answer: {text:?}"));
+    let status = headers
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    Answer {
+        status: status.unwrap(),
+        headers: headers.to_owned(),
+        body: body.to_owned(),
+    }
 }
