@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::{
     net::TcpListener,
     runtime::{Builder, Runtime},
@@ -26,7 +26,7 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    config::{Config, ServeArgs},
+    config::{Config, ServeArgs, ignore_empty_variables},
     http::{self, App, ragfab},
     rerank::Reranker,
     telemetry,
@@ -83,6 +83,17 @@ struct HealthcheckArgs {
     /// How long to wait for an answer
     #[arg(long, default_value_t = 5000, value_name = "MS")]
     timeout_ms: u64,
+}
+
+impl Cli {
+    /// Reads the command line and the environment.
+    ///
+    /// # Errors
+    /// What clap says of a misuse; also how it hands over help and the version.
+    pub fn read() -> clap::error::Result<Self> {
+        let matches = ignore_empty_variables(Self::command()).try_get_matches()?;
+        Self::from_arg_matches(&matches)
+    }
 }
 
 /// Does what the command line says.

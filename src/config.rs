@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use clap::{Args, builder::BoolishValueParser};
+use clap::{Arg, Args, Command, builder::BoolishValueParser};
 
 use crate::{
     model::{
@@ -284,6 +284,23 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[redacted]")
     }
+}
+
+/// Lets a variable that is set but empty count as not set: compose files pass on those that nobody set that way.
+pub(crate) fn ignore_empty_variables(command: Command) -> Command {
+    let is_empty = |arg: &Arg| {
+        let value = arg.get_env().and_then(env::var_os);
+        value.is_some_and(|value| value.is_empty())
+    };
+    command
+        .mut_args(|arg| {
+            if is_empty(&arg) {
+                arg.env(None::<&'static str>)
+            } else {
+                arg
+            }
+        })
+        .mut_subcommands(ignore_empty_variables)
 }
 
 /// All settings of a server, checked against each other.

@@ -89,6 +89,29 @@ fn misuse_exits_with_64_and_a_failed_start_with_1() {
 }
 
 #[test]
+fn an_empty_variable_counts_as_not_set() {
+    let empty = [
+        "DEVICE",
+        "RERANKER_REQUIRE_GPU",
+        "RERANKER_MAX_LENGTH",
+        "HF_TOKEN",
+        "HF_HUB_OFFLINE",
+        "LOG_LEVEL",
+    ];
+    let output = program()
+        .envs(empty.map(|name| (name, "")))
+        .args(["rerank", "/no/such/file"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("cannot read /no/such/file"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn cuda_without_a_gpu_warns_once_and_goes_on() {
     let output = run(&["rerank", "--device", "cuda"], REQUEST);
     assert!(output.status.success());

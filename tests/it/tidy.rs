@@ -13,7 +13,7 @@ const ONLY_IN: [(&[&str], &[&str]); 6] = [
     ),
     (&["axum::"], &["http"]),
     (&["unsafe "], &["ops/attention.rs", "model/weights.rs"]),
-    (&["env::var", "home_dir"], &["config.rs"]),
+    (&["env::var", "env::vars", "home_dir"], &["config.rs"]),
     (&["top_k", "rerank_score"], &["http/ragfab", "http.rs"]),
     (&["println!", "eprintln!"], &["cli.rs", "main.rs"]),
 ];
