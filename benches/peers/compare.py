@@ -149,15 +149,15 @@ class System:
         return json.loads(text)
 
     def measure(self, body):
-        """One request: wall and CPU seconds, page faults, and the CPU that others took meanwhile."""
+        """One request: wall and CPU seconds, page faults, and the share of the machine that others took."""
         busy, before, started = machine_busy(), usage(self.process.pid), time.perf_counter()
         self.post("/rerank", body)
         wall = time.perf_counter() - started
         time.sleep(SETTLE)
         spent = usage(self.process.pid).since(before)
         others = max(0.0, machine_busy() - busy - spent.cpu)
-        return {"wall": wall, "cpu": spent.cpu, "user": spent.user, "faults": spent.faults,
-                "others_cpu": round(others, 3)}
+        share = others / (time.perf_counter() - started) / os.cpu_count()
+        return {"wall": wall, "cpu": spent.cpu, "user": spent.user, "faults": spent.faults, "others": share}
 
     def stop(self):
         if self.process and self.process.poll() is None:
@@ -185,7 +185,7 @@ def systems(args):
         port, {"RAYON_NUM_THREADS": threads})
     result = [ours]
     for key, title, options in [("old", "old service", []),
-                                ("sorted", "old service, batches of 8", ["--batch-size", "8"])]:
+                                ("sorted", "torch, length-sorted batches of 8", ["--batch-size", "8"])]:
         if key in args.peers:
             port = free_port()
             command = [sys.executable, str(HERE / "old_service.py"), str(args.model), "--port", str(port),
@@ -277,7 +277,7 @@ def measure(running, requests, rounds, threads):
                 run = {"request": index, "round": n, "system": system.key, **system.measure(body)}
                 runs.append(run)
                 print(f"  round {n + 1} request {index + 1} {system.key:7} "
-                      f"wall {run['wall']:7.2f} s  cpu {run['cpu']:7.2f} s  others {run['others_cpu']:5.2f} s", flush=True)
+                      f"wall {run['wall']:7.2f} s  cpu {run['cpu']:7.2f} s  others {run['others']:4.0%}", flush=True)
         peaks.append(gemm_peak(threads))
     return runs, peaks
 
@@ -401,7 +401,7 @@ def report(result):
         for row in result["by_size"]:
             cells = [f"{row[f'{k}_{what}']:.2f}" for what in ("cpu", "wall") for k in keys]
             lines.append(f"| {row['documents']} | {row['tokens']:.0f} | {' | '.join(cells)} |")
-    busy = [r["others_cpu"] / (r["wall"] * result["machine"]["cpus"]) for r in result["runs"]]
+    busy = [r["others"] for r in result["runs"]]
     lines += ["", f"Other processes took {statistics.median(busy):.1%} of the machine during the median run, {max(busy):.1%} at worst."]
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,7 @@
 """Make requests of real text: Debian's package descriptions, English and French.
 
     python make_requests.py                                   # 2 to 100 documents -> work/requests.json
-    python make_requests.py --sizes 20 --each 3 --out requests_20.json
+    python make_requests.py --sizes 20 --each 3 --seed 5 --out requests_20.json   # as committed
 
 A document is a package's whole description (the short line, then the paragraphs), at its
 natural length; the query is the short line of one of them, as somebody would type it. Languages

@@ -1,14 +1,10 @@
 //! Many clients at once, clients that leave, and the end of the process.
 
-use std::{
-    sync::{Arc, Barrier},
-    thread,
-    time::Duration,
-};
+use std::{net::TcpListener, sync::Barrier, thread, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::support::{Server, read_answer, request_head};
+use crate::support::{Server, program, read_answer, request_head};
 
 /// A request of its own for each client: between 1 and 12 documents of various lengths.
 fn request(client: usize) -> String {
@@ -69,7 +65,7 @@ fn two_hundred_at_once_get_what_each_gets_alone() {
 /// Enough work to be still running when the next thing happens.
 fn large_request() -> String {
     let long = "un serveur web rapide et léger pour les fichiers statiques ".repeat(25);
-    let documents: Vec<Value> = (0..160)
+    let documents: Vec<Value> = (0..100)
         .map(|i| json!({"content": format!("{i} {long}")}))
         .collect();
     json!({"query": "serveur web", "documents": documents, "top_k": 1000}).to_string()
@@ -77,7 +73,11 @@ fn large_request() -> String {
 
 #[test]
 fn sigterm_finishes_what_is_in_flight_and_exits_cleanly() {
-    let server = Server::start(&[]);
+    // Patience enough for a slow machine.
+    let server = Server::start(&[
+        ("RERANKER_DRAIN_TIMEOUT_MS", "600000"),
+        ("RERANKER_DEADLINE_MS", "600000"),
+    ]);
     let body = large_request();
     let in_flight = server.begin(
         &request_head("/rerank", Some("application/json"), body.len()),
@@ -87,7 +87,7 @@ fn sigterm_finishes_what_is_in_flight_and_exits_cleanly() {
     server.signal("TERM");
     let answer = read_answer(in_flight);
     assert_eq!(answer.status, 200);
-    assert_eq!(answer.json()["count"], 160);
+    assert_eq!(answer.json()["count"], 100);
     assert!(server.wait().success());
 }
 
@@ -140,8 +140,8 @@ fn past_the_deadline_the_answer_is_504_and_the_queue_is_free() {
 #[test]
 fn a_full_queue_answers_429_at_once_with_retry_after() {
     let server = Server::start(&[
-        ("RERANKER_MAX_QUEUE_PAIRS", "160"),
-        ("RERANKER_MAX_DOCUMENTS", "160"),
+        ("RERANKER_MAX_QUEUE_PAIRS", "100"),
+        ("RERANKER_MAX_DOCUMENTS", "100"),
     ]);
     let body = large_request();
     let _first = server.begin(
@@ -157,14 +157,14 @@ fn a_full_queue_answers_429_at_once_with_retry_after() {
         refused.json()["detail"]
             .as_str()
             .unwrap()
-            .contains("queue of 160"),
+            .contains("queue of 100"),
         "{refused:?}"
     );
 }
 
 #[test]
 fn a_small_request_overtakes_a_large_one() {
-    let server = Arc::new(Server::start(&[]));
+    let server = Server::start(&[]);
     let body = large_request();
     let large = server.begin(
         &request_head("/rerank", Some("application/json"), body.len()),
@@ -188,4 +188,51 @@ fn wait_until_queued(server: &Server) {
     while queued(server) == 0 {
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+#[test]
+fn while_the_model_loads_the_port_is_open_and_says_so() {
+    // A hub that accepts connections and never answers.
+    let hub = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", hub.local_addr().unwrap());
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start_loading(&[
+        ("RERANKER_MODEL", "some/model"),
+        ("HF_ENDPOINT", &endpoint),
+        ("HF_HOME", home.path().to_str().unwrap()),
+    ]);
+    let loading = json!({"detail": "Modèle non chargé"});
+    for answer in [
+        server.get("/health"),
+        server.get("/info"),
+        server.post("/rerank", &request(1)),
+    ] {
+        assert_eq!((answer.status, answer.json()), (503, loading.clone()));
+        assert!(answer.header("retry-after").is_some());
+    }
+    assert_eq!(server.get("/").json()["status"], "loading");
+    // A malformed request is told so even now, as the old service did.
+    assert_eq!(server.post("/rerank", "{}").status, 422);
+    assert_eq!(
+        server
+            .post("/rerank", r#"{"query":" ","documents":[]}"#)
+            .status,
+        503
+    );
+    let port = server.address.port().to_string();
+    let check = program()
+        .args(["healthcheck", "--port", &port])
+        .output()
+        .unwrap();
+    assert_eq!(check.status.code(), Some(1));
+    server.signal("TERM");
+    assert!(server.wait().success());
+}
+
+#[test]
+fn a_load_that_fails_ends_the_server_with_exit_code_1() {
+    let server = Server::start_loading(&[("RERANKER_MODEL", "/no/such/model")]);
+    let line = server.wait_for_log("error: ");
+    assert!(line.contains("/no/such/model"), "{line}");
+    assert_eq!(server.wait().code(), Some(1));
 }
