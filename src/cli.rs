@@ -124,7 +124,7 @@ async fn serve_until_stopped(config: &Config) -> Result<()> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}"))?;
-    info!(version = env!("CARGO_PKG_VERSION"), address = %listener.local_addr()?, "listening; loading the model");
+    info!(version = %env!("CARGO_PKG_VERSION"), address = %listener.local_addr()?, "listening; loading the model");
     let app = App::new(config.model.id.clone(), config.http);
     let stop = stop_signal()?;
     tokio::select! {
@@ -148,11 +148,11 @@ async fn load_into(app: &App, config: &Config) -> Result<Infallible> {
     let info = reranker.info().clone();
     app.set_ready(reranker);
     info!(
-        model = info.id,
-        device = info.device,
-        dtype = info.dtype,
+        model = %info.id,
+        device = %info.device,
+        dtype = %info.dtype,
         max_length = info.max_length,
-        seconds = format!("{:.1}", started.elapsed().as_secs_f64()),
+        seconds = %format_args!("{:.1}", started.elapsed().as_secs_f64()),
         "ready"
     );
     pending().await

@@ -5,6 +5,7 @@
 
 mod error;
 pub(crate) mod ragfab;
+mod status;
 
 use std::{
     future::Future,
@@ -21,13 +22,13 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
     routing::{get, post},
 };
-use serde_json::json;
-use tokio::{net::TcpListener, sync::oneshot, time::sleep};
+use tokio::{net::TcpListener, sync::oneshot, task::spawn_blocking, time::sleep};
 use tracing::{info, warn};
 
 use self::error::ApiError;
 use crate::{
     config::HttpSettings,
+    error::Error,
     rerank::{Ranking, Reranker},
 };
 
@@ -63,9 +64,9 @@ impl App {
 /// The routes, without a socket.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
-        .route("/", get(root))
-        .route("/health", get(health))
-        .route("/info", get(model_info))
+        .route("/", get(status::root))
+        .route("/health", get(status::health))
+        .route("/info", get(status::info))
         .route("/rerank", post(rerank))
         .route("/rerank/", post(async || Redirect::temporary("/rerank")))
         .fallback(async || ApiError::NotFound)
@@ -109,50 +110,6 @@ pub async fn serve(
     Ok(())
 }
 
-/// `GET /`: answers while loading too, as the old service did.
-async fn root(State(app): State<Arc<App>>) -> Response {
-    let status = if app.reranker.get().is_some() {
-        "ready"
-    } else {
-        "loading"
-    };
-    Json(json!({
-        "service": "Serveur de reranking",
-        "model": app.model_id,
-        "status": status,
-        "version": env!("CARGO_PKG_VERSION"),
-    }))
-    .into_response()
-}
-
-/// `GET /health`: 200 once the model has loaded and scored a warm-up pair.
-async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    let info = app.ready()?.info();
-    Ok(
-        Json(json!({ "status": "healthy", "device": info.device, "model": info.id }))
-            .into_response(),
-    )
-}
-
-/// `GET /info`: the old service's three keys, and what else there is to know.
-async fn model_info(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    let reranker = app.ready()?;
-    let info = reranker.info();
-    Ok(Json(json!({
-        "model_name": info.id,
-        "max_length": info.max_length,
-        "description": "Cross-encoder multilingue pour le reranking de passages",
-        "model_sha": info.commit,
-        "device": info.device,
-        "dtype": info.dtype,
-        "backend": info.backend,
-        "max_documents": app.settings.max_documents,
-        "queued_pairs": reranker.queued_pairs(),
-        "version": env!("CARGO_PKG_VERSION"),
-    }))
-    .into_response())
-}
-
 /// `POST /rerank`.
 async fn rerank(
     State(app): State<Arc<App>>,
@@ -163,7 +120,9 @@ async fn rerank(
     let body = body.map_err(|e| ApiError::from_body(&e, app.settings.max_body_bytes))?;
     let content_type = headers.get(header::CONTENT_TYPE);
     ragfab::check_content_type(content_type.and_then(|value| value.to_str().ok()), &body)?;
-    let request = ragfab::parse(&body);
+    // Off the async threads: a body may have millions of bytes.
+    let request = spawn_blocking(move || ragfab::parse(&body)).await;
+    let request = request.map_err(|e| Error::Inference(format!("parsing panicked: {e}")))?;
     // The order of the old service: a malformed body, then a model that is loading, then an empty request.
     if let Err(rejection @ ragfab::Rejection::Invalid(_)) = request {
         return Err(rejection.into());
@@ -183,7 +142,7 @@ async fn rerank(
 
 fn log_request(reranker: &Reranker, ranking: &Ranking, returned: usize, started: Instant) {
     info!(
-        device = reranker.info().device,
+        device = %reranker.info().device,
         documents = ranking.scores.len(),
         returned,
         tokens = ranking.tokens,

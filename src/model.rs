@@ -137,8 +137,8 @@ impl Checkpoint {
         let (bytes, seconds) = (self.weights.bytes(), started.elapsed().as_secs_f64());
         info!(
             bytes,
-            seconds = format!("{seconds:.2}"),
-            mb_per_s = format!("{:.0}", bytes as f64 / 1e6 / seconds),
+            seconds = %format_args!("{seconds:.2}"),
+            mb_per_s = %format_args!("{:.0}", bytes as f64 / 1e6 / seconds),
             layers = self.config.layers,
             hidden = self.config.hidden,
             "model weights loaded"

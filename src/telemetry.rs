@@ -21,6 +21,7 @@ pub fn init(args: &LogArgs) -> Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        .with_target(false)
         .with_ansi(io::stderr().is_terminal())
         .try_init()
         .map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))

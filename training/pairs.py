@@ -27,6 +27,15 @@ JUNK = ["hi", "hello", "ok", "Hello, how are you?", "bonjour", "Bonjour, comment
         "It is raining today.", "I like apples.", "Il fait beau.", "J'aime les pommes.", "The cat sat on the mat.",
         "page not found", "click here", "see also", "42", "..."]
 CODES = ["{}", "error {}", "code {}", "{}", "ERR-{}", "E{}", "#{}", "v{}", "ref. {}", "erreur {}"]
+# Troubleshooting notes: the right one has both the thing and the code, the wrong ones have one of them or neither.
+NOTE_ASK = {"en": ["How do I fix {t} error {c}?", "{t} error {c}", "what does code {c} of {t} mean", "{t} {c}",
+                   "{t} fails with {c}", "error {c} in {t}, what to do?"],
+            "fr": ["Comment corriger l'erreur {c} de {t} ?", "erreur {t} {c}", "que veut dire le code {c} de {t} ?", "{t} {c}",
+                   "{t} affiche {c}", "Que faire en cas d'erreur {t} {c} ?", "Comment régler erreur {t} {c}?"]}
+NOTE = {"en": ["{t} error {c}: {s}", "Error {c} in {t}: {s}", "{t} {c} - {s}", "Code {c} ({t}): {s}", "If {t} shows {c}, {s}"],
+        "fr": ["Erreur {t} {c} : {s}", "Erreur {c} de {t}: {s}", "{t} {c} - {s}", "Code {c} ({t}) : {s}", "Quand {t} affiche {c}, {s}"]}
+NO_NOTE = {"en": ["{t} manual", "About {t}", "{t}: {s}", "{t} documentation", "{t}", "Introduction to {t}", "Installing {t}"],
+           "fr": ["Manuel de {t}", "À propos de {t}", "{t} : {s}", "{t}, documentation", "{t}", "Présentation de {t}", "Installer {t}"]}
 SYLLABLES = ("ba be bi bo bu ca ce co da de di do fa fi fo fu ga gi go ha he ka ke ki ko la le li lo lu ma me mi mo mu "
              "na ne ni no pa pe pi po ra re ri ro sa se si so su ta te ti to tu va ve vi vo za zi xa qui sta tri plu "
              "gra ble cro ppel nex tor lin ard").split()
@@ -157,6 +166,8 @@ class Groups:
     def next(self, count, hard):
         """One group; `hard` is the share of the wrong passages that BM25 picks."""
         rng, pool = self.rng, self.pool
+        if rng.random() < 0.06:
+            return self.note(count)
         way = rng.random()
         lang, other = (("en", "en") if way < 0.40 else ("fr", "fr") if way < 0.69 else
                        ("fr", "en") if way < 0.92 else ("en", "fr"))
@@ -188,6 +199,28 @@ class Groups:
         if rng.random() < 0.15:
             docs[rng.randrange(1, count)] = rng.choice(JUNK)
         return query, docs
+
+    def note(self, count):
+        """A thing and its error code, both unseen, among notes that have one of the two."""
+        rng = self.rng
+        lang = rng.choice(("en", "fr"))
+
+        def text(templates, thing, code):
+            short = self.pool.short(self.pick(self.pool.french, self.weight_fr), lang)
+            words = short.split()[:rng.randrange(2, 9)]
+            return rng.choice(templates[lang]).format(t=thing, c=code, s=" ".join(words))
+
+        thing, code = invented(rng), str(rng.randrange(10 ** rng.choice((2, 3, 4, 4, 5))))
+        if rng.random() < 0.3:
+            thing = rng.choice(self.pool.names)
+        docs = [text(NOTE, thing, code)]
+        while len(docs) < count:
+            kind = rng.random()
+            docs.append(text(NO_NOTE, thing, code) if kind < 0.4 else
+                        text(NOTE, thing, invented(rng)) if kind < 0.6 else
+                        text(NOTE, invented(rng), code) if kind < 0.8 else
+                        text(NO_NOTE, invented(rng), code))
+        return self.worn(text(NOTE_ASK, thing, code), lang), docs
 
     def coded(self, query, docs):
         """Put an unseen word or number in the query and the right passage only."""

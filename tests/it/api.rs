@@ -284,7 +284,7 @@ fn one_log_line_per_request_says_what_it_cost() {
     server.post("/rerank", GUIDE);
     let line = server.wait_for_log("reranked");
     for field in [
-        "device=\"cpu\"",
+        "device=cpu",
         "documents=2",
         "returned=2",
         "tokens=",
