@@ -28,7 +28,7 @@ relevance score.
 | languages | English, French, and French queries against English text |
 | weights | float16 safetensors |
 | started from | nothing pretrained: see below |
-| licence of the weights | the repository's (MIT or Apache-2.0) |
+| licence of the weights | the repository's (MIT) |
 
 ## Data
 
@@ -41,7 +41,9 @@ list of word pieces were computed from it.
 Queries are the short descriptions: as they are, put into questions by templates, as keywords, with typos,
 without accents; some queries are the package's name or words of a sentence of the text. Passages are the long
 descriptions, whole or in part. Wrong passages are picked by BM25 or at random. In a tenth of the training
-groups a made-up word or number in query and passage has to be matched exactly.
+groups a made-up word or number in query and passage has to be matched exactly. In
+6 % of them, made-up troubleshooting notes, the right one has both the thing and the error code that are asked for,
+and the wrong ones have one of the two.
 
 Held out: {held} % of the package families. A family holds all packages of one source, with one
 name stem, or with an identical short description or first paragraph, so near-duplicates are never on both
