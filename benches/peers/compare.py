@@ -15,6 +15,7 @@ import json
 import math
 import os
 import platform
+import signal
 import socket
 import statistics
 import subprocess
@@ -421,6 +422,8 @@ def arguments():
 
 
 def main():
+    for number in (signal.SIGTERM, signal.SIGINT):  # in the background a shell has SIGINT ignored
+        signal.signal(number, lambda *_: sys.exit("stopped"))
     args = arguments()
     args.model, args.binary = args.model.resolve(), args.binary.resolve()
     config = json.loads((args.model / "config.json").read_text())
