@@ -1,6 +1,6 @@
 //! The HTTP server: routes, what it knows while the model loads, and how it stops.
 //!
-//! Only this module and its children know axum. A wire format is a file of types beside this one ([`ragfab`]); the
+//! Only this module and its children know axum. A wire format is a file of types beside this one (`ragfab`); the
 //! work is [`Reranker::rerank`] for all of them.
 
 mod error;

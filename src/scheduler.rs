@@ -1,6 +1,6 @@
 //! Micro-batching: concurrent requests share batches, and two threads keep the model busy.
 //!
-//! Requests put their pairs into one [`Queue`] and wait for an answer. The *packer* thread takes a batch from it and
+//! Requests put their pairs into one `Queue` and wait for an answer. The *packer* thread takes a batch from it and
 //! packs it; the *model* thread, the only one to touch the model, computes it and hands the logits out. A full batch is
 //! packed while the one before it runs. One that is not full is taken the moment the model is free: nobody waits for
 //! company (unless `batch_wait` asks for it), and whoever comes meanwhile still gets on.

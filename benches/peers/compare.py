@@ -9,6 +9,7 @@ load time and peak memory, and this service's speed as a share of the machine's 
 products, measured in the same run. Writes <date>-cpu-f32.json and a table beside it.
 """
 import argparse
+import hashlib
 import http.client
 import importlib.metadata
 import json
@@ -347,6 +348,18 @@ def git(*command):
     return done.stdout.strip()
 
 
+def provenance(binary):
+    """What was measured: the commit, and whether the binary can be it."""
+    sources = [ROOT / "Cargo.toml", ROOT / "Cargo.lock", *(ROOT / "src").rglob("*.rs")]
+    newest = max((path.stat().st_mtime for path in sources if path.exists()), default=0)
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "--", "src", "Cargo.toml", "Cargo.lock")),
+        "binary_sha256": hashlib.sha256(binary.read_bytes()).hexdigest(),
+        "binary_older_than_sources": binary.stat().st_mtime < newest,
+    }
+
+
 def machine():
     info = Path("/proc/cpuinfo").read_text().splitlines()
     values = dict(line.split(":", 1) for line in reversed(info) if ":" in line)
@@ -372,7 +385,8 @@ def report(result):
         f"{result['machine']['cpus']} CPUs, {', '.join(result['machine']['vectors'])}; {result['threads']} threads each",
         f"- model: {a['layers']} x {a['hidden']}, feed-forward {a['ffn']}, vocabulary {a['vocabulary']:,}: "
         f"{a['weight_bytes'] / 1e9:.2f} GB in f32",
-        f"- commit: {result['commit']}{' with changes' if result['dirty'] else ''}",
+        f"- commit: {result['commit']}{' with changes' if result['dirty'] else ''}"
+        f"{', binary older than the sources' if result['binary_older_than_sources'] else ''}",
         f"- versions: {', '.join(f'{k} {v}' for k, v in result['versions'].items())}",
         f"- {len(result['requests'])} requests, mean {statistics.mean(r['documents'] for r in result['requests']):.0f} documents, "
         f"{statistics.mean(r['tokens'] for r in result['requests']):.0f} tokens "
@@ -435,7 +449,9 @@ def main():
         sequences = lengths(tokenizer, request["body"])
         request |= {"documents": len(sequences), "tokens": sum(sequences),
                     "padded_tokens": len(sequences) * max(sequences), "gflop": gflop(config, sequences)}
-    weights = weight_bytes(args.model)
+    weights, measured = weight_bytes(args.model), provenance(args.binary)
+    if measured["binary_older_than_sources"]:
+        print(f"warning: {args.binary.name} is older than the sources; cargo build --release", file=sys.stderr)
     running = systems(args)
     with tempfile.TemporaryDirectory() as logs:
         try:
@@ -459,8 +475,7 @@ def main():
         "date": now.strftime("%Y-%m-%d"),
         "time": now.isoformat(timespec="seconds"),
         "command": ["compare.py", *sys.argv[1:]],
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--", "src", "Cargo.toml", "Cargo.lock")),
+        **measured,
         "machine": machine(),
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
         "threads": args.threads,

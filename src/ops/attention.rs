@@ -12,7 +12,7 @@ use super::{Offsets, simd};
 
 const QUERY_BLOCK: usize = 64;
 
-/// See [`super::attention`] for the shapes.
+/// See [`super::attention()`] for the shapes.
 pub(super) struct Attention {
     pub(super) query_offsets: Offsets,
     pub(super) offsets: Offsets,
