@@ -248,7 +248,7 @@ async fn waiting_for_company_is_possible_when_asked_for() {
     // An hour: only a full batch can end the wait.
     let settings = Settings {
         limits,
-        batch_wait: Duration::from_secs(3600),
+        batch_wait: Duration::from_hours(1),
     };
     let scheduler = Arc::new(Scheduler::new(Box::new(model), settings));
     let answers: VecDeque<_> = (1..=3)

@@ -15,7 +15,7 @@ use std::{
 use serde_json::Value;
 
 /// Long enough for a loaded machine; nothing waits that long when all is well.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The program itself, as a process of its own on a free port, killed at the end.
 pub(crate) struct Server {
