@@ -27,7 +27,11 @@ use tracing::info;
 
 use crate::{
     config::{Config, ServeArgs, ignore_empty_variables},
-    http::{self, App, ragfab},
+    http::{
+        self, App,
+        wire::{self, Route, Served},
+    },
+    metrics::Metrics,
     rerank::Reranker,
     telemetry,
 };
@@ -125,24 +129,25 @@ async fn serve_until_stopped(config: &Config) -> Result<()> {
         .await
         .with_context(|| format!("cannot listen on {address}"))?;
     info!(version = %env!("CARGO_PKG_VERSION"), address = %listener.local_addr()?, "listening; loading the model");
-    let app = App::new(config.model.id.clone(), config.http);
+    let metrics = Arc::new(Metrics::new());
+    let app = App::new(config.model.id.clone(), config.http, Arc::clone(&metrics));
     let stop = stop_signal()?;
     tokio::select! {
         served = http::serve(listener, Arc::clone(&app), stop) => served,
-        failed = load_into(&app, config) => failed.map(|never| match never {}),
+        failed = load_into(&app, config, metrics) => failed.map(|never| match never {}),
     }
 }
 
 /// Loads the model beside the running server; returns only if that fails.
-async fn load_into(app: &App, config: &Config) -> Result<Infallible> {
+async fn load_into(app: &App, config: &Config, metrics: Arc<Metrics>) -> Result<Infallible> {
     let started = Instant::now();
     let Config {
         model,
         scheduler,
-        deadline,
+        limits,
         ..
     } = config.clone();
-    let reranker = spawn_blocking(move || Reranker::load(&model, scheduler, deadline))
+    let reranker = spawn_blocking(move || Reranker::load(&model, scheduler, limits, &metrics))
         .await
         .context("loading the model panicked")??;
     let info = reranker.info().clone();
@@ -175,18 +180,23 @@ fn rerank(args: &RerankArgs) -> Result<()> {
     let config = args.serve.resolve()?;
     let body = read_request(&args.file)?;
     let started = Instant::now();
-    let request = ragfab::parse(&body).map_err(|rejection| {
+    let request = wire::parse(Route::Any, None, &body).map_err(|rejection| {
         anyhow::anyhow!(
             "{} is not a request: {}",
             args.file.display(),
-            rejection.detail()
+            rejection.reason.sentence()
         )
     })?;
-    let reranker = Reranker::load(&config.model, config.scheduler, config.deadline)?;
-    let ranking = runtime()?.block_on(reranker.rerank(request.query.clone(), request.texts()))?;
-    let response =
-        ragfab::Response::new(&request, &ranking, &reranker.info().id, started.elapsed());
-    println!("{}", serde_json::to_string_pretty(&response)?);
+    let metrics = Arc::new(Metrics::new());
+    let reranker = Reranker::load(&config.model, config.scheduler, config.limits, &metrics)?;
+    let ranking = runtime()?.block_on(reranker.rerank(request.job()))?;
+    let answer = request.answer(&Served {
+        ranking: &ranking,
+        model: &reranker.info().id,
+        id: "cli",
+        elapsed: started.elapsed(),
+    })?;
+    println!("{}", String::from_utf8(answer)?);
     Ok(())
 }
 

@@ -21,7 +21,9 @@ use crate::{
         Backend,
         source::{HubSettings, Source},
     },
+    rerank,
     scheduler::{Limits, Settings},
+    tokenizer::MIN_LENGTH,
 };
 
 /// Options of the server.
@@ -141,6 +143,15 @@ pub struct BatchArgs {
     )]
     pub batch_wait_ms: u64,
 
+    /// Overlapping windows that are read of a document that is too long, unless the request says; its score is that of the best
+    #[arg(
+        long,
+        env = "RERANKER_MAX_CHUNKS_PER_DOC",
+        default_value_t = 1,
+        value_name = "N"
+    )]
+    pub max_chunks_per_doc: usize,
+
     /// How long a request may take before it is given up (504)
     #[arg(
         long,
@@ -181,6 +192,24 @@ pub struct HttpArgs {
         value_name = "N"
     )]
     pub max_documents: usize,
+
+    /// Characters per document
+    #[arg(
+        long,
+        env = "RERANKER_MAX_DOCUMENT_CHARS",
+        default_value_t = 1_000_000,
+        value_name = "N"
+    )]
+    pub max_document_chars: usize,
+
+    /// Characters per query
+    #[arg(
+        long,
+        env = "RERANKER_MAX_QUERY_CHARS",
+        default_value_t = 100_000,
+        value_name = "N"
+    )]
+    pub max_query_chars: usize,
 
     /// Bytes per request
     #[arg(
@@ -238,8 +267,8 @@ pub struct Config {
     pub model: ModelSettings,
     /// Batching.
     pub scheduler: Settings,
-    /// How long a request may take.
-    pub deadline: Duration,
+    /// What a request may cost.
+    pub limits: rerank::Limits,
     /// The server.
     pub http: HttpSettings,
 }
@@ -270,6 +299,10 @@ pub struct HttpSettings {
     pub address: SocketAddr,
     /// Documents per request.
     pub max_documents: usize,
+    /// Characters per document.
+    pub max_document_chars: usize,
+    /// Characters per query.
+    pub max_query_chars: usize,
     /// Bytes per request.
     pub max_body_bytes: usize,
     /// How long a drain may take.
@@ -296,10 +329,15 @@ impl ServeArgs {
         Ok(Config {
             model,
             scheduler: self.batch.resolve(),
-            deadline: Duration::from_millis(self.batch.deadline_ms),
+            limits: rerank::Limits {
+                deadline: Duration::from_millis(self.batch.deadline_ms),
+                chunks: self.batch.max_chunks_per_doc,
+            },
             http: HttpSettings {
                 address: SocketAddr::new(self.http.host, self.http.port),
                 max_documents: self.http.max_documents,
+                max_document_chars: self.http.max_document_chars,
+                max_query_chars: self.http.max_query_chars,
                 max_body_bytes: self.http.max_body_bytes,
                 drain_timeout: Duration::from_millis(self.http.drain_timeout_ms),
             },
@@ -310,7 +348,10 @@ impl ServeArgs {
         let mut problems = Vec::new();
         for (name, value) in [
             ("RERANKER_MAX_BATCH_PAIRS", self.batch.max_batch_pairs),
+            ("RERANKER_MAX_CHUNKS_PER_DOC", self.batch.max_chunks_per_doc),
             ("RERANKER_MAX_DOCUMENTS", self.http.max_documents),
+            ("RERANKER_MAX_DOCUMENT_CHARS", self.http.max_document_chars),
+            ("RERANKER_MAX_QUERY_CHARS", self.http.max_query_chars),
             ("RERANKER_MAX_BODY_BYTES", self.http.max_body_bytes),
         ] {
             if value == 0 {
@@ -339,9 +380,9 @@ impl ServeArgs {
                 problems.push(format!("{small} is {value}, more than {large} = {limit}; lower the one or raise the other"));
             }
         }
-        if self.model.max_length < 8 {
+        if self.model.max_length < MIN_LENGTH {
             problems.push(format!(
-                "RERANKER_MAX_LENGTH is {}; it must be at least 8",
+                "RERANKER_MAX_LENGTH is {}; it must be at least {MIN_LENGTH}",
                 self.model.max_length
             ));
         }

@@ -27,6 +27,42 @@ pub enum Error {
         /// How many bytes are allowed.
         limit: usize,
     },
+    /// A query longer than a request may have.
+    #[error(
+        "query {index} has {chars} characters, more than the limit of {limit}; shorten it, or raise RERANKER_MAX_QUERY_CHARS"
+    )]
+    QueryTooLong {
+        /// Which query; 0 where there is one.
+        index: usize,
+        /// Its length.
+        chars: usize,
+        /// How many characters are allowed.
+        limit: usize,
+    },
+    /// A document longer than a request may have.
+    #[error(
+        "document {index} has {chars} characters, more than the limit of {limit}; split it, or raise RERANKER_MAX_DOCUMENT_CHARS"
+    )]
+    DocumentTooLong {
+        /// Its place in the request.
+        index: usize,
+        /// Its length.
+        chars: usize,
+        /// How many characters are allowed.
+        limit: usize,
+    },
+    /// A pair that the request did not want truncated.
+    #[error(
+        "the query and document {index} have {tokens} tokens together, more than the limit of {limit}; shorten them, or let them be truncated"
+    )]
+    PairTooLong {
+        /// The document's place in the request.
+        index: usize,
+        /// Tokens of the pair, specials included.
+        tokens: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
     /// The queue is full for the moment.
     #[error("{queued} pairs are waiting and {refused} more do not fit the queue of {limit}; retry in {} s", retry_after.as_secs())]
     Overloaded {

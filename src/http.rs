@@ -1,57 +1,63 @@
 //! The HTTP server: routes, what it knows while the model loads, and how it stops.
 //!
-//! Only this module and its children know axum. A wire format is a file of types beside this one (`ragfab`); the
-//! work is [`Reranker::rerank`] for all of them.
+//! Only this module and its children know axum. A wire format is a file of types in `wire`; the work is
+//! [`Reranker::rerank`] for all of them.
 
 mod error;
-pub(crate) mod ragfab;
+mod openapi;
+mod pages;
+mod rerank;
 mod status;
+pub(crate) mod wire;
 
 use std::{
     future::Future,
     sync::{Arc, OnceLock},
-    time::Instant,
+    time::SystemTime,
 };
 
 use anyhow::Result;
 use axum::{
-    Json, Router,
+    Router,
     body::Bytes,
     extract::{DefaultBodyLimit, State, rejection::BytesRejection},
-    http::{HeaderMap, header},
-    response::{IntoResponse, Redirect, Response},
+    http::HeaderMap,
+    response::Redirect,
     routing::{get, post},
 };
-use tokio::{net::TcpListener, sync::oneshot, task::spawn_blocking, time::sleep};
+use tokio::{net::TcpListener, sync::oneshot, time::sleep};
 use tracing::{info, warn};
 
-use self::error::ApiError;
-use crate::{
-    config::HttpSettings,
-    error::Error,
-    rerank::{Ranking, Reranker},
-};
+use self::{error::ApiError, wire::Route};
+use crate::{config::HttpSettings, metrics::Metrics, rerank::Reranker};
 
 /// What the handlers share.
 pub struct App {
     model_id: String,
     settings: HttpSettings,
+    metrics: Arc<Metrics>,
+    started: SystemTime,
     /// Empty until the model has loaded and scored a first pair.
     reranker: OnceLock<Reranker>,
 }
 
 impl App {
     /// A server whose model is still loading.
-    pub fn new(model_id: String, settings: HttpSettings) -> Arc<Self> {
+    pub fn new(model_id: String, settings: HttpSettings, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             model_id,
             settings,
+            metrics,
+            started: SystemTime::now(),
             reranker: OnceLock::new(),
         })
     }
 
     /// From now on requests are answered.
     pub fn set_ready(&self, reranker: Reranker) {
+        let info = reranker.info();
+        self.metrics
+            .set_info(&info.id, info.device, info.dtype, info.backend);
         // A second model would be a mistake of the caller's; the first stays.
         let _ = self.reranker.set(reranker);
     }
@@ -61,19 +67,50 @@ impl App {
     }
 }
 
+/// The paths that score, and what each takes.
+const SCORING: [(&str, Route); 11] = [
+    ("/rerank", Route::Any),
+    ("/v1/rerank", Route::Results),
+    ("/v2/rerank", Route::Results),
+    ("/v1/v1/rerank", Route::Results), // cohere's SDK, given a base URL that ends in /v1
+    ("/reranking", Route::Results),
+    ("/v1/reranking", Route::Results),
+    ("/infinity/rerank", Route::Infinity),
+    ("/score", Route::Score),
+    ("/v1/score", Route::Score),
+    ("/", Route::Tei),
+    ("/invocations", Route::Tei),
+];
+
 /// The routes, without a socket.
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
+    let limit = DefaultBodyLimit::max(app.settings.max_body_bytes);
+    let mut router = Router::new()
         .route("/", get(status::root))
         .route("/health", get(status::health))
+        .route("/ping", get(status::health))
         .route("/info", get(status::info))
-        .route("/rerank", post(rerank))
+        .route("/models", get(status::models))
+        .route("/v1/models", get(status::models))
+        .route("/v1/models/{*id}", get(status::model))
+        .route("/metrics", get(status::metrics))
         .route("/rerank/", post(async || Redirect::temporary("/rerank")))
+        .merge(pages::router());
+    for (path, route) in SCORING {
+        let handle = move |State(app): State<Arc<App>>, headers: HeaderMap, body: Body| {
+            rerank::handle(app, route, path, headers, body)
+        };
+        router = router.route(path, post(handle));
+    }
+    router
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(DefaultBodyLimit::max(app.settings.max_body_bytes))
+        .layer(limit)
         .with_state(app)
 }
+
+/// What came after the headers, or why it could not be read.
+type Body = Result<Bytes, BytesRejection>;
 
 /// Serves until `shutdown`, then drains: no new connections, requests in progress are finished, within limits.
 ///
@@ -108,47 +145,4 @@ pub async fn serve(
     }
     info!("stopped");
     Ok(())
-}
-
-/// `POST /rerank`.
-async fn rerank(
-    State(app): State<Arc<App>>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, ApiError> {
-    let started = Instant::now();
-    let body = body.map_err(|e| ApiError::from_body(&e, app.settings.max_body_bytes))?;
-    let content_type = headers.get(header::CONTENT_TYPE);
-    ragfab::check_content_type(content_type.and_then(|value| value.to_str().ok()), &body)?;
-    // Off the async threads: a body may have millions of bytes.
-    let request = spawn_blocking(move || ragfab::parse(&body)).await;
-    let request = request.map_err(|e| Error::Inference(format!("parsing panicked: {e}")))?;
-    // The order of the old service: a malformed body, then a model that is loading, then an empty request.
-    if let Err(rejection @ ragfab::Rejection::Invalid(_)) = request {
-        return Err(rejection.into());
-    }
-    let reranker = app.ready()?;
-    let request = request?;
-    error::check_documents(request.documents.len(), app.settings.max_documents)?;
-    let ranking = reranker
-        .rerank(request.query.clone(), request.texts())
-        .await?;
-    let returned = request.top_k.min(ranking.scores.len());
-    log_request(reranker, &ranking, returned, started);
-    let response =
-        ragfab::Response::new(&request, &ranking, &reranker.info().id, started.elapsed());
-    Ok(Json(response).into_response())
-}
-
-fn log_request(reranker: &Reranker, ranking: &Ranking, returned: usize, started: Instant) {
-    info!(
-        device = %reranker.info().device,
-        documents = ranking.scores.len(),
-        returned,
-        tokens = ranking.tokens,
-        queue_ms = ranking.queued.as_millis(),
-        compute_ms = ranking.computed.as_millis(),
-        total_ms = started.elapsed().as_millis(),
-        "reranked"
-    );
 }

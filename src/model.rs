@@ -31,6 +31,9 @@ pub trait CrossEncoder: Send {
     /// # Errors
     /// Whatever the device reports, out of memory above all.
     fn predict(&self, batch: &Batch) -> Result<Vec<f32>>;
+
+    /// Tokens of padding that are computed beside those of the batch.
+    fn padding(&self, batch: &Batch) -> usize;
 }
 
 /// Token sequences end to end, without padding.

@@ -39,6 +39,11 @@ pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         .contiguous()
 }
 
+/// Rows of padding that [`linear`] computes on the CPU beside so many rows.
+pub fn linear_padding(rows: usize) -> usize {
+    MIN_LINEAR_ROWS.saturating_sub(rows)
+}
+
 /// `x + bias` in place: `x [rows, width]`, `bias [width]`.
 pub fn add_bias(x: Tensor, bias: &Tensor) -> Result<Tensor> {
     x.inplace_op2(bias, &RowOp(gelu::add_bias))?;

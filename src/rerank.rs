@@ -2,7 +2,13 @@
 //!
 //! Every way in, HTTP or command line, whatever its wire format, calls [`Reranker::rerank`].
 
-use std::{cmp::Ordering, collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, hash_map::Entry},
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
 use tokio::{task::spawn_blocking, time::timeout};
@@ -11,9 +17,10 @@ use tracing::info;
 use crate::{
     config::ModelSettings,
     error::{Error, Result},
+    metrics::Metrics,
     model::{Backend, Batch, Checkpoint, CrossEncoder},
-    scheduler::{Scheduler, Settings},
-    tokenizer::{Encoding, PairTokenizer, strip},
+    scheduler::{self, Scheduler, Settings},
+    tokenizer::{Encoding, PairTokenizer, Tokens, Truncation, strip},
 };
 
 /// A loaded model with its tokenizer and its queue.
@@ -21,7 +28,28 @@ pub struct Reranker {
     tokenizer: Arc<PairTokenizer>,
     scheduler: Scheduler,
     info: ModelInfo,
-    deadline: Duration,
+    limits: Limits,
+    batching: scheduler::Limits,
+}
+
+/// What a request may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From the call to the answer.
+    pub deadline: Duration,
+    /// Windows of a long document, where the request does not say.
+    pub chunks: usize,
+}
+
+/// What to score.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Job {
+    /// One for all documents, or one for each.
+    pub queries: Vec<String>,
+    /// In the order of the request.
+    pub documents: Vec<String>,
+    /// What to do with pairs that are too long.
+    pub truncation: Truncation,
 }
 
 /// What clients may want to know of the model.
@@ -57,8 +85,10 @@ pub struct Score {
 pub struct Ranking {
     /// Every document, best first, ties in the order of the request.
     pub scores: Vec<Score>,
-    /// Tokens computed: truncated pairs, identical documents once.
+    /// Tokens of all pairs as the model reads them: truncated, with the special ones.
     pub tokens: usize,
+    /// From the call to admission.
+    pub tokenized: Duration,
     /// From admission to the first batch.
     pub queued: Duration,
     /// From there to the last.
@@ -66,10 +96,11 @@ pub struct Ranking {
 }
 
 /// The distinct pairs of a request.
+#[derive(Default)]
 struct Pairs {
     encodings: Vec<Encoding>,
-    /// For each document, which of the encodings is its own.
-    slots: Vec<usize>,
+    /// For each document, which of the encodings are its own: several if it is read in windows.
+    slots: Vec<Range<usize>>,
 }
 
 impl Reranker {
@@ -80,7 +111,8 @@ impl Reranker {
     pub fn load(
         model: &ModelSettings,
         scheduler: Settings,
-        deadline: Duration,
+        limits: Limits,
+        metrics: &Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         let checkpoint = Checkpoint::open(&model.source, &model.hub)?;
         let longest = checkpoint.config.longest_input();
@@ -109,18 +141,25 @@ impl Reranker {
             },
             max_length: model.max_length,
         };
-        let scheduler = Scheduler::new(encoder, scheduler);
+        let batching = scheduler.limits;
+        let scheduler = Scheduler::new(encoder, scheduler, Arc::clone(metrics));
         Ok(Self {
             tokenizer: Arc::new(tokenizer),
             scheduler,
             info,
-            deadline,
+            limits,
+            batching,
         })
     }
 
     /// What model this is.
     pub fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    /// The sizes of batches and of the queue.
+    pub fn batching(&self) -> scheduler::Limits {
+        self.batching
     }
 
     /// Pairs waiting for a batch.
@@ -137,39 +176,50 @@ impl Reranker {
     ///
     /// # Errors
     /// See [`Error`]; every score of a ranking is finite.
-    pub async fn rerank(&self, query: String, documents: Vec<String>) -> Result<Ranking> {
-        timeout(self.deadline, self.score(query, documents))
+    pub async fn rerank(&self, job: Job) -> Result<Ranking> {
+        timeout(self.limits.deadline, self.score(job))
             .await
-            .unwrap_or(Err(Error::DeadlineExceeded(self.deadline)))
+            .unwrap_or(Err(Error::DeadlineExceeded(self.limits.deadline)))
     }
 
-    async fn score(&self, query: String, documents: Vec<String>) -> Result<Ranking> {
+    async fn score(&self, mut job: Job) -> Result<Ranking> {
+        let called = Instant::now();
+        job.truncation.chunks.get_or_insert(self.limits.chunks);
         let tokenizer = Arc::clone(&self.tokenizer);
-        let pairs = spawn_blocking(move || encode(&tokenizer, &query, &documents))
+        let pairs = spawn_blocking(move || encode(&tokenizer, &job))
             .await
             .map_err(|e| Error::Inference(format!("tokenizer: {e}")))??;
-        let tokens = pairs.encodings.iter().map(Vec::len).sum();
+        let tokens = pairs.tokens();
+        let tokenized = called.elapsed();
         let scored = self.scheduler.score(pairs.encodings).await?;
         let logits: Vec<f32> = pairs
             .slots
-            .iter()
-            .map(|&slot| scored.logits[slot])
+            .into_iter()
+            .map(|slot| best(&scored.logits[slot]))
             .collect();
         Ok(Ranking {
             scores: rank(&logits),
             tokens,
+            tokenized,
             queued: scored.queued,
             computed: scored.computed,
         })
     }
 }
 
+/// A document is as good as its best window.
+fn best(logits: &[f32]) -> f32 {
+    logits.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
 fn warm_up(encoder: &dyn CrossEncoder, tokenizer: &PairTokenizer) -> anyhow::Result<()> {
-    let pairs = tokenizer.encode_pairs(
-        "warm-up",
-        &["A first pair, so that the second finds everything in place."],
-    )?;
-    let logits = encoder.predict(&Batch::pack(pairs.iter().map(Vec::as_slice)))?;
+    let job = Job {
+        queries: vec!["warm-up".to_owned()],
+        documents: vec!["A first pair, so that the second finds everything in place.".to_owned()],
+        ..Job::default()
+    };
+    let pairs = encode(tokenizer, &job)?;
+    let logits = encoder.predict(&Batch::pack(pairs.encodings.iter().map(Vec::as_slice)))?;
     ensure!(
         logits.iter().all(|logit| logit.is_finite()),
         "its logit is {logits:?}; the weights may be damaged"
@@ -178,24 +228,73 @@ fn warm_up(encoder: &dyn CrossEncoder, tokenizer: &PairTokenizer) -> anyhow::Res
     Ok(())
 }
 
-/// Encodes each distinct document once.
-fn encode(tokenizer: &PairTokenizer, query: &str, documents: &[String]) -> Result<Pairs> {
-    let mut distinct = Vec::new();
+impl Pairs {
+    fn tokens(&self) -> usize {
+        let slots = self.slots.iter().cloned();
+        slots.flatten().map(|pair| self.encodings[pair].len()).sum()
+    }
+}
+
+/// Encodes each distinct text once, and each distinct pair of texts once.
+fn encode(tokenizer: &PairTokenizer, job: &Job) -> Result<Pairs> {
+    let queries = Distinct::of(&job.queries);
+    let documents = Distinct::of(&job.documents);
+    let query_tokens = tokenizer.encode(&queries.texts)?;
+    let document_tokens = tokenizer.encode(&documents.texts)?;
+    let mut pairs = Pairs::default();
     let mut seen = HashMap::new();
-    let slots = documents
-        .iter()
-        .map(|document| {
-            let text = strip(document);
-            *seen.entry(text).or_insert_with(|| {
-                distinct.push(text);
-                distinct.len() - 1
+    for (index, &document) in documents.slots.iter().enumerate() {
+        let query = match queries.slots[..] {
+            [only] => only,
+            _ => queries.slots[index],
+        };
+        let slot = match seen.entry((query, document)) {
+            Entry::Occupied(slot) => Range::clone(slot.get()),
+            Entry::Vacant(place) => {
+                let (query, document): (&Tokens, &Tokens) =
+                    (&query_tokens[query], &document_tokens[document]);
+                let windows =
+                    tokenizer
+                        .join(query, document, job.truncation)
+                        .map_err(|too_long| Error::PairTooLong {
+                            index,
+                            tokens: too_long.tokens,
+                            limit: too_long.limit,
+                        })?;
+                let start = pairs.encodings.len();
+                pairs.encodings.extend(windows);
+                place.insert(start..pairs.encodings.len()).clone()
+            }
+        };
+        pairs.slots.push(slot);
+    }
+    Ok(pairs)
+}
+
+/// Texts without their repetitions.
+struct Distinct<'a> {
+    /// Stripped.
+    texts: Vec<&'a str>,
+    /// For each text given, which of those it is.
+    slots: Vec<usize>,
+}
+
+impl<'a> Distinct<'a> {
+    fn of(given: &'a [String]) -> Self {
+        let mut texts = Vec::new();
+        let mut seen = HashMap::new();
+        let slots = given
+            .iter()
+            .map(|text| {
+                let text = strip(text);
+                *seen.entry(text).or_insert_with(|| {
+                    texts.push(text);
+                    texts.len() - 1
+                })
             })
-        })
-        .collect();
-    Ok(Pairs {
-        encodings: tokenizer.encode_pairs(query, &distinct)?,
-        slots,
-    })
+            .collect();
+        Self { texts, slots }
+    }
 }
 
 /// Best first; the sort is stable, so ties keep the order of the request.

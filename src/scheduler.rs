@@ -30,6 +30,7 @@ pub use self::queue::Limits;
 use self::queue::{Entry, Queue, RequestId};
 use crate::{
     error::{Error, Result},
+    metrics::Metrics,
     model::{Batch, CrossEncoder},
     tokenizer::Encoding,
 };
@@ -62,6 +63,7 @@ pub struct Scheduler {
 
 struct Shared {
     settings: Settings,
+    metrics: Arc<Metrics>,
     state: Mutex<State>,
     /// Something was pushed, finished or closed.
     changed: Condvar,
@@ -94,9 +96,10 @@ struct Packed {
 
 impl Scheduler {
     /// Starts the threads.
-    pub fn new(model: Box<dyn CrossEncoder>, settings: Settings) -> Self {
+    pub fn new(model: Box<dyn CrossEncoder>, settings: Settings, metrics: Arc<Metrics>) -> Self {
         let shared = Arc::new(Shared {
             settings,
+            metrics,
             state: Mutex::new(State {
                 queue: Queue::new(settings.limits),
                 waiting: HashMap::new(),
@@ -287,9 +290,20 @@ impl Shared {
             let started = Instant::now();
             self.lock().start(&entries, started);
             let result = predict(model, &batch);
+            self.metrics
+                .observe_batch(&batch, model.padding(&batch), started.elapsed());
+            self.count_non_finite(&result);
             self.lock().finish(&entries, result, started);
             self.changed.notify_all();
         }
+    }
+}
+
+impl Shared {
+    fn count_non_finite(&self, result: &Result<Vec<f32>>) {
+        let logits = result.iter().flatten();
+        let bad = logits.filter(|logit| !logit.is_finite()).count();
+        self.metrics.non_finite_scores.inc_by(bad as u64);
     }
 }
 

@@ -1,6 +1,13 @@
-//! What a client is told when there is no ranking: one table from causes to status and body.
+//! What a client is told when there is no ranking: one table from causes to status, and one from families of clients to
+//! the body that they can read.
 //!
-//! The body is the old service's: `{"detail": …}`, a sentence, or for a malformed request FastAPI's list.
+//! | family | body |
+//! |---|---|
+//! | `RAGFab`, and routes of the old service | `{"detail"}`, exactly as before |
+//! | results (Cohere, Jina, vLLM, …) | `detail`, `message`, and `error` as an object `{message, type, param, code}` |
+//! | TEI, and whoever cannot be told | `detail`, `message`, `error_type`, and `error` as a string |
+//!
+//! `detail` is a sentence, or for a 422 `FastAPI`'s list.
 
 use axum::{
     Json,
@@ -11,14 +18,14 @@ use axum::{
 use serde_json::{Value, json};
 use tracing::{error, warn};
 
-use super::ragfab::Rejection;
+use super::wire::{Family, Reason};
 use crate::error::Error;
 
 /// A request that was not answered with a ranking.
 #[derive(Debug)]
 pub(super) enum ApiError {
     /// The body is not a request.
-    Rejected(Rejection),
+    Rejected(Reason),
     /// The model has not loaded yet.
     NotReady,
     /// No such route.
@@ -31,6 +38,13 @@ pub(super) enum ApiError {
     Failed(Error),
 }
 
+/// An [`ApiError`], and who will read it.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) family: Family,
+    pub(super) error: ApiError,
+}
+
 impl ApiError {
     pub(super) fn from_body(rejection: &BytesRejection, limit: usize) -> Self {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
@@ -39,36 +53,76 @@ impl ApiError {
         Self::BodyUnreadable(rejection.body_text())
     }
 
+    /// For clients of this family.
+    pub(super) fn to(self, family: Family) -> Refusal {
+        Refusal {
+            family,
+            error: self,
+        }
+    }
+
     fn status(&self) -> StatusCode {
         match self {
-            Self::Rejected(rejection) => {
-                StatusCode::from_u16(rejection.status()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY)
+            Self::Rejected(reason) => {
+                StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY)
             }
             Self::NotReady | Self::Failed(Error::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyUnreadable(_) => StatusCode::BAD_REQUEST,
-            Self::Failed(Error::TooManyDocuments { .. } | Error::BodyTooLarge { .. }) => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
+            Self::Failed(
+                Error::TooManyDocuments { .. }
+                | Error::BodyTooLarge { .. }
+                | Error::QueryTooLong { .. }
+                | Error::DocumentTooLong { .. },
+            ) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Failed(Error::PairTooLong { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Failed(Error::Overloaded { .. }) => StatusCode::TOO_MANY_REQUESTS,
             Self::Failed(Error::DeadlineExceeded(_)) => StatusCode::GATEWAY_TIMEOUT,
             Self::Failed(Error::Inference(_)) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
-    fn detail(&self) -> Value {
+    /// The value of the metric's label `reason`.
+    pub(super) fn reason(&self) -> &'static str {
         match self {
-            Self::Rejected(rejection) => rejection.detail(),
-            Self::NotReady => "Modèle non chargé".into(),
-            Self::NotFound => "Not Found".into(),
-            Self::MethodNotAllowed => "Method Not Allowed".into(),
-            Self::BodyUnreadable(why) => format!("the body could not be read: {why}").into(),
+            Self::Rejected(_) => "invalid",
+            Self::NotReady => "loading",
+            Self::NotFound | Self::MethodNotAllowed => "no_route",
+            Self::BodyUnreadable(_) => "broken_off",
+            Self::Failed(error) => match error {
+                Error::TooManyDocuments { .. }
+                | Error::BodyTooLarge { .. }
+                | Error::QueryTooLong { .. }
+                | Error::DocumentTooLong { .. }
+                | Error::PairTooLong { .. } => "too_large",
+                Error::Overloaded { .. } => "overloaded",
+                Error::DeadlineExceeded(_) => "deadline",
+                Error::ShuttingDown => "shutting_down",
+                Error::Inference(_) => "failed",
+            },
+        }
+    }
+
+    fn sentence(&self) -> String {
+        match self {
+            Self::Rejected(reason) => reason.sentence(),
+            Self::NotReady => "Modèle non chargé".to_owned(),
+            Self::NotFound => "Not Found".to_owned(),
+            Self::MethodNotAllowed => "Method Not Allowed".to_owned(),
+            Self::BodyUnreadable(why) => format!("the body could not be read: {why}"),
             // Its text may hold what a stranger should not see; it is in the log.
             Self::Failed(Error::Inference(_)) => {
-                "the model failed on this request; the server's log says why".into()
+                "the model failed on this request; the server's log says why".to_owned()
             }
-            Self::Failed(error) => error.to_string().into(),
+            Self::Failed(error) => error.to_string(),
+        }
+    }
+
+    fn detail(&self) -> Value {
+        match self {
+            Self::Rejected(reason) => reason.detail(),
+            _ => self.sentence().into(),
         }
     }
 
@@ -81,11 +135,58 @@ impl ApiError {
             _ => None,
         }
     }
+
+    fn body(&self, family: Family) -> Value {
+        let (detail, sentence) = (self.detail(), self.sentence());
+        match family {
+            Family::Ragfab => json!({ "detail": detail }),
+            Family::Results => json!({
+                "detail": detail,
+                "message": sentence,
+                "error": {
+                    "message": sentence,
+                    "type": openai_type(self.status()),
+                    "param": null,
+                    "code": self.status().as_u16(),
+                },
+            }),
+            Family::Tei | Family::Unknown => json!({
+                "detail": detail,
+                "message": sentence,
+                "error": sentence,
+                "error_type": self.tei_type(),
+            }),
+        }
+    }
+
+    /// The names that text-embeddings-inference has for what went wrong.
+    fn tei_type(&self) -> &'static str {
+        match self {
+            Self::Rejected(Reason::NoTexts | Reason::NoDocuments) => "Empty",
+            Self::NotReady | Self::Failed(Error::ShuttingDown) => "Unhealthy",
+            Self::Failed(Error::Overloaded { .. }) => "Overloaded",
+            Self::Failed(Error::DeadlineExceeded(_) | Error::Inference(_)) => "Backend",
+            _ => "Validation",
+        }
+    }
+
+    fn log(&self) {
+        let status = self.status().as_u16();
+        match self {
+            Self::Failed(error @ Error::Inference(_)) => error!(status, "{error}"),
+            Self::Failed(_) | Self::BodyUnreadable(_) => warn!(status, "{}", self.sentence()),
+            _ => {}
+        }
+    }
 }
 
-impl From<Rejection> for ApiError {
-    fn from(rejection: Rejection) -> Self {
-        Self::Rejected(rejection)
+/// The names that vLLM has for a status.
+fn openai_type(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => "AuthenticationError",
+        StatusCode::TOO_MANY_REQUESTS => "RateLimitError",
+        status if status.is_server_error() => "InternalServerError",
+        _ => "BadRequestError",
     }
 }
 
@@ -95,20 +196,12 @@ impl From<Error> for ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
+impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let (status, detail) = (self.status(), self.detail());
-        match &self {
-            Self::Failed(error @ Error::Inference(_)) => {
-                error!(status = status.as_u16(), "{error}");
-            }
-            Self::Failed(_) | Self::BodyUnreadable(_) => {
-                warn!(status = status.as_u16(), "{detail}");
-            }
-            _ => {}
-        }
-        let mut response = (status, Json(json!({ "detail": detail }))).into_response();
-        if let Some(seconds) = self.retry_after() {
+        let Self { family, error } = self;
+        error.log();
+        let mut response = (error.status(), Json(error.body(family))).into_response();
+        if let Some(seconds) = error.retry_after() {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
@@ -117,10 +210,13 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Refuses more documents than the server takes in one request.
-pub(super) fn check_documents(actual: usize, limit: usize) -> Result<(), ApiError> {
-    if actual > limit {
-        return Err(Error::TooManyDocuments { actual, limit }.into());
+impl IntoResponse for ApiError {
+    /// Where no request was read: the old service's own answers stay as they were.
+    fn into_response(self) -> Response {
+        let family = match self {
+            Self::NotFound | Self::MethodNotAllowed | Self::NotReady => Family::Ragfab,
+            _ => Family::Unknown,
+        };
+        self.to(family).into_response()
     }
-    Ok(())
 }

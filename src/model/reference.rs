@@ -71,10 +71,8 @@ impl Reference {
 impl CrossEncoder for Reference {
     fn predict(&self, batch: &Batch) -> Result<Vec<f32>> {
         let sequences: Vec<&[u32]> = batch.sequences().collect();
-        let mut order: Vec<usize> = (0..sequences.len()).collect();
-        order.sort_by_key(|&i| Reverse(sequences[i].len()));
         let mut logits = vec![f32::NAN; sequences.len()];
-        for bucket in order.chunks(BUCKET) {
+        for bucket in longest_first(&sequences).chunks(BUCKET) {
             let members: Vec<&[u32]> = bucket.iter().map(|&i| sequences[i]).collect();
             for (&i, logit) in bucket.iter().zip(self.predict_padded(&members)?) {
                 logits[i] = logit;
@@ -82,4 +80,18 @@ impl CrossEncoder for Reference {
         }
         Ok(logits)
     }
+    fn padding(&self, batch: &Batch) -> usize {
+        let sequences: Vec<&[u32]> = batch.sequences().collect();
+        let order = longest_first(&sequences);
+        let padded = order
+            .chunks(BUCKET)
+            .map(|bucket| bucket.len() * sequences[bucket[0]].len());
+        padded.sum::<usize>() - batch.input_ids.len()
+    }
+}
+
+fn longest_first(sequences: &[&[u32]]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..sequences.len()).collect();
+    order.sort_by_key(|&i| Reverse(sequences[i].len()));
+    order
 }

@@ -57,6 +57,10 @@ impl CrossEncoder for XlmRoberta {
     fn predict(&self, batch: &Batch) -> Result<Vec<f32>> {
         Ok(self.forward(batch)?.to_vec1()?)
     }
+
+    fn padding(&self, batch: &Batch) -> usize {
+        ops::linear_padding(batch.input_ids.len())
+    }
 }
 
 impl XlmRoberta {

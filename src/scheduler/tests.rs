@@ -36,6 +36,10 @@ impl CrossEncoder for Scripted {
             Outcome::TooFew => Ok(Vec::new()),
         }
     }
+
+    fn padding(&self, _: &Batch) -> usize {
+        0
+    }
 }
 
 struct Bench {
@@ -61,7 +65,7 @@ fn bench(batch_tokens: usize, queue_pairs: usize) -> Bench {
         batch_wait: Duration::ZERO,
     };
     Bench {
-        scheduler: Arc::new(Scheduler::new(Box::new(model), settings)),
+        scheduler: Arc::new(Scheduler::new(Box::new(model), settings, Arc::default())),
         seen: seen_here,
         outcomes,
     }
@@ -250,7 +254,7 @@ async fn waiting_for_company_is_possible_when_asked_for() {
         limits,
         batch_wait: Duration::from_hours(1),
     };
-    let scheduler = Arc::new(Scheduler::new(Box::new(model), settings));
+    let scheduler = Arc::new(Scheduler::new(Box::new(model), settings, Arc::default()));
     let answers: VecDeque<_> = (1..=3)
         .map(|n| {
             let scheduler = Arc::clone(&scheduler);

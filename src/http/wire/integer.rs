@@ -1,25 +1,21 @@
-//! Reads `top_k` as the original did: `Optional[int]` in `pydantic`'s lax mode, where strings,
-//! integral floats and booleans pass for integers.
-//!
-//! Two changes are ours: null means the default, and a value below zero is refused.
+//! Reads whole numbers as `pydantic` does in its lax mode, where strings, integral floats and booleans pass for
+//! integers. A value below zero is refused, which is our own choice: nothing here counts below it.
 
 use serde_json::value::RawValue;
 
-use super::DEFAULT_TOP_K;
-use super::validation::text;
+use super::json::text;
 use super::violation::Problem;
 
 /// Longest string taken for an integer, in significant digits: the bound of `pydantic` and Python.
 const MAX_INTEGER_DIGITS: usize = 4300;
 
 /// An integer not below zero. Beyond `usize` it is as good as no limit.
-pub(super) fn top_k(raw: &RawValue) -> Result<usize, Problem> {
+pub(super) fn natural(raw: &RawValue) -> Result<usize, Problem> {
     match raw.get().as_bytes().first() {
-        Some(b'n') => Ok(DEFAULT_TOP_K),
         Some(b't') => Ok(1),
         Some(b'f') => Ok(0),
         Some(b'"') => integer_in_string(&text(raw)?),
-        Some(b'[' | b'{') => Err(Problem::NotAnInteger),
+        Some(b'[' | b'{' | b'n') => Err(Problem::NotAnInteger),
         _ => integer_in_number(raw.get()),
     }
 }

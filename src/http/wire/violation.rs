@@ -1,5 +1,8 @@
 //! What can be wrong with a body, in the words of `FastAPI` and `pydantic` 2.10: the entries of the
-//! `detail` list of a 422, with `type`, `loc`, `msg`, `input` and sometimes `ctx`.
+//! `detail` list of a 422, with `type`, `loc`, `msg`, `input` and sometimes `ctx`. What only the other formats
+//! can get wrong is said in the same form.
+
+use std::fmt;
 
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -43,7 +46,7 @@ impl Violation {
     }
 
     /// The entry as it goes over the wire.
-    pub(super) fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let (kind, message) = self.problem.describe();
         let mut entry = json!({
             "type": kind,
@@ -57,6 +60,16 @@ impl Violation {
         entry
     }
 
+    /// The same for a person: `documents.0: Input should be a valid string`.
+    pub(crate) fn sentence(&self) -> String {
+        let path: Vec<String> = self.path.iter().map(Step::to_string).collect();
+        let (_, message) = self.problem.describe();
+        if path.is_empty() {
+            return format!("body: {message}");
+        }
+        format!("{}: {message}", path.join("."))
+    }
+
     fn location(&self) -> Value {
         let steps = self.path.iter().map(|step| match step {
             Step::Field(name) => Value::from(*name),
@@ -66,7 +79,16 @@ impl Violation {
     }
 }
 
-/// The kinds of violation that the models of the original can have.
+impl fmt::Display for Step {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Field(name) => formatter.write_str(name),
+            Self::Index(index) => write!(formatter, "{index}"),
+        }
+    }
+}
+
+/// The kinds of violation that a body can have.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Problem {
     /// The body is not JSON.
@@ -75,23 +97,41 @@ pub(super) enum Problem {
     Missing,
     /// The body or a document is not an object.
     NotAnObject,
-    /// `documents` is not a list.
+    /// A list was wanted.
     NotAList,
-    /// `query` or `content` is not a string.
+    /// A string was wanted.
     NotAString,
+    /// A boolean was wanted.
+    NotABoolean,
+    /// `texts` beside `documents`.
+    TwoFormats,
+    /// A document is neither a string nor an object.
+    NotAPassage,
+    /// A document is an object without a text.
+    NoText,
+    /// A document has an image or a video.
+    NotOnlyText,
+    /// `truncation_direction` or `truncation_side` is neither left nor right.
+    NotASide,
+    /// `/score` got none of the pairs of fields that it reads.
+    NoScorePair,
+    /// `/score` got several queries, but not as many as documents.
+    UnequalPairs,
+    /// `/score` got an empty list.
+    EmptyList,
     /// A string or a field name has half of a surrogate pair, so it is not Unicode text.
     LoneSurrogate,
-    /// `top_k` is neither a number, nor a string, nor a boolean.
+    /// A number was wanted that is neither a number, nor a string, nor a boolean.
     NotAnInteger,
-    /// `top_k` is a string that is no integer.
+    /// An integer was wanted; a string holds none.
     NoIntegerInString,
-    /// `top_k` is an integral number beyond what `pydantic` takes from that type.
+    /// An integral number beyond what `pydantic` takes from that type.
     IntegerTooLarge,
-    /// `top_k` has a fractional part.
+    /// An integer was wanted; a number has a fractional part.
     Fractional,
-    /// `top_k` overflows to infinity.
+    /// A number overflows to infinity.
     NotFinite,
-    /// `top_k` is below zero: our own choice, in the words `pydantic` has for a `ge=0` field.
+    /// A number is below zero: our own choice, in the words `pydantic` has for a `ge=0` field.
     Negative,
 }
 
@@ -110,6 +150,36 @@ impl Problem {
             Self::LoneSurrogate => (
                 "string_unicode",
                 "Input should be a valid string, unable to parse raw data as a unicode string",
+            ),
+            Self::NotABoolean => (
+                "bool_parsing",
+                "Input should be a valid boolean, unable to interpret input",
+            ),
+            Self::TwoFormats => (
+                "value_error",
+                "`texts` and `documents` belong to different formats; send one of them",
+            ),
+            Self::NotAPassage => ("string_type", "Input should be a valid string or object"),
+            Self::NoText => (
+                "missing",
+                "An object needs a `text` or `content` string, or the request `rank_fields` that name its fields",
+            ),
+            Self::NotOnlyText => (
+                "value_error",
+                "This model reads text only; leave out parts of type `image_url` or `video_url`",
+            ),
+            Self::NotASide => ("literal_error", "Input should be 'left' or 'right'"),
+            Self::NoScorePair => (
+                "missing",
+                "Fields required: `text_1` and `text_2`, `data_1` and `data_2`, `queries` and `documents`, or `queries` and `items`",
+            ),
+            Self::UnequalPairs => (
+                "value_error",
+                "The first list needs one item, or as many as the second",
+            ),
+            Self::EmptyList => (
+                "too_short",
+                "List should have at least 1 item after validation, not 0",
             ),
             Self::NotAnInteger => ("int_type", "Input should be a valid integer"),
             Self::NoIntegerInString => (
@@ -186,6 +256,6 @@ impl Violations {
 
 /// The offending value, for the caller to see. What has no place in a [`Value`] (nested too deep,
 /// a number out of range, half a surrogate pair) is shown as the text it was sent as.
-fn echo(raw: &RawValue) -> Value {
+pub(super) fn echo(raw: &RawValue) -> Value {
     serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().into())
 }

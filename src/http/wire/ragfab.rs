@@ -8,46 +8,47 @@
 //! We differ on purpose in a few places, each marked in that fixture: a document needs only
 //! `content`, all its fields come back byte for byte with `rerank_score` added, a null `top_k`
 //! means the default instead of a crash, and a negative one is refused instead of cutting off the
-//! tail. Nothing here knows the web framework, the model, or the other dialects.
-
-mod python_json;
-mod top_k;
-mod validation;
-mod violation;
-
-use std::time::Duration;
+//! tail. Nothing here knows the web framework, the model, or the other formats.
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use utoipa::{PartialSchema, ToSchema, openapi};
 
-use crate::{rerank::Ranking, tokenizer::strip};
-use violation::Problem;
-pub(crate) use violation::Violation;
+use super::integer::natural;
+use super::json::{Fields, Members, list, members, text};
+use super::violation::{Step, Violations};
+use super::{Reason, Served, schema};
+use crate::{rerank::Job, tokenizer::strip};
 
 /// Number of documents returned when `top_k` is absent (`RerankRequest.top_k` in the original).
-pub(crate) const DEFAULT_TOP_K: usize = 5;
+const DEFAULT_TOP_K: usize = 5;
 
 /// The field we add to each document, replacing one of the same name that came in.
 const SCORE_FIELD: &str = "rerank_score";
 
 /// A request that passed every check of the original (`RerankRequest` and its two 400 tests).
-#[derive(Debug)]
+#[derive(Debug, ToSchema)]
+#[schema(as = RagfabRequest)]
 pub(crate) struct Request {
-    /// As sent, not stripped; at least one character of it is not blank.
-    pub(crate) query: String,
-    /// In input order, at least one.
-    pub(crate) documents: Vec<Document>,
-    /// Upper bound of the documents to return: may be 0, may exceed their number.
-    pub(crate) top_k: usize,
+    /// What to look for; not blank.
+    query: String,
+    /// At least one; each comes back with all its fields.
+    documents: Vec<Document>,
+    /// How many to return at most.
+    #[schema(schema_with = schema::natural, required = false, default = 5)]
+    pub(super) top_k: usize,
 }
 
 impl Request {
-    /// What to score the query against: the documents' contents, in input order.
-    pub(crate) fn texts(&self) -> Vec<String> {
+    /// The query against the documents' contents, in input order.
+    pub(super) fn job(&self) -> Job {
         let documents = self.documents.iter();
-        documents.map(|document| document.content.clone()).collect()
+        Job {
+            queries: vec![self.query.clone()],
+            documents: documents.map(|document| document.content.clone()).collect(),
+            ..Job::default()
+        }
     }
 }
 
@@ -64,8 +65,21 @@ pub(crate) struct Document {
     content: String,
 }
 
+impl PartialSchema for Document {
+    fn schema() -> openapi::RefOr<openapi::Schema> {
+        schema::ragfab_document()
+    }
+}
+
+impl ToSchema for Document {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "RagfabDocument".into()
+    }
+}
+
 /// The answer of the original (`RerankResponse`), with the score in each document.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RagfabResponse)]
 pub(crate) struct Response<'a> {
     documents: Vec<Ranked<'a>>,
     count: usize,
@@ -75,14 +89,9 @@ pub(crate) struct Response<'a> {
 }
 
 impl<'a> Response<'a> {
-    /// The best `top_k` documents of a request, after `elapsed` since it came in.
-    pub(crate) fn new(
-        request: &'a Request,
-        ranking: &Ranking,
-        model: &'a str,
-        elapsed: Duration,
-    ) -> Self {
-        let best = ranking.scores.iter().take(request.top_k);
+    /// The best `top_k` documents of a request.
+    pub(super) fn new(request: &'a Request, served: &Served<'a>) -> Self {
+        let best = served.ranking.scores.iter().take(request.top_k);
         let documents: Vec<_> = best
             .map(|score| Ranked {
                 document: &request.documents[score.index],
@@ -92,8 +101,8 @@ impl<'a> Response<'a> {
         Self {
             count: documents.len(),
             documents,
-            model,
-            processing_time: elapsed.as_secs_f64(),
+            model: served.model,
+            processing_time: served.elapsed.as_secs_f64(),
         }
     }
 }
@@ -103,6 +112,18 @@ impl<'a> Response<'a> {
 struct Ranked<'a> {
     document: &'a Document,
     score: f64,
+}
+
+impl PartialSchema for Ranked<'_> {
+    fn schema() -> openapi::RefOr<openapi::Schema> {
+        schema::ragfab_ranked()
+    }
+}
+
+impl ToSchema for Ranked<'_> {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "RagfabRankedDocument".into()
+    }
 }
 
 impl Serialize for Ranked<'_> {
@@ -125,111 +146,70 @@ impl Serialize for Ranked<'_> {
     }
 }
 
-/// Why a request was refused, in the words of the original.
-///
-/// While its model loads the original gives the 422 answers all the same; only then comes its 503,
-/// and after that the checks for a blank query and an empty list.
-#[derive(Debug)]
-pub(crate) enum Rejection {
-    /// 422: the body is malformed or of the wrong shape (`RequestValidationError`).
-    Invalid(Vec<Violation>),
-    /// 400: the body is not text that could be parsed at all (raised by `FastAPI` itself).
-    Undecodable,
-    /// 400: the query is empty or blank. Checked before the list of documents.
-    BlankQuery,
-    /// 400: there are no documents.
-    NoDocuments,
+/// The fields that the original required of a document (`DocumentItem`): whoever sends them all means this format.
+const ORIGINAL_FIELDS: [&str; 7] = [
+    "chunk_id",
+    "document_id",
+    "document_title",
+    "document_source",
+    "content",
+    "chunk_index",
+    "similarity",
+];
+
+/// Whether a document is the original's, whatever else the body says.
+pub(super) fn is_original(document: &Members<'_>) -> bool {
+    ORIGINAL_FIELDS
+        .iter()
+        .all(|field| document.get(field).is_some())
 }
 
-impl Rejection {
-    /// The HTTP status of the original.
-    pub(crate) fn status(&self) -> u16 {
-        match self {
-            Self::Invalid(_) => 422,
-            Self::Undecodable | Self::BlankQuery | Self::NoDocuments => 400,
-        }
-    }
-
-    /// What stands under the key `detail`: a list of violations for a 422, a string for a 400.
-    pub(crate) fn detail(&self) -> Value {
-        match self {
-            Self::Invalid(violations) => violations.iter().map(Violation::to_json).collect(),
-            Self::Undecodable => "There was an error parsing the body".into(),
-            Self::BlankQuery => "La query ne peut pas être vide".into(),
-            Self::NoDocuments => "La liste de documents ne peut pas être vide".into(),
-        }
-    }
-
-    /// The rejection of a body as a whole.
-    fn of_body(problem: Problem, input: Value) -> Self {
-        Self::Invalid(vec![Violation::of_body(problem, input)])
-    }
-}
-
-/// Refuses what the original does not read as JSON, given the `Content-Type` header if there is
-/// one (`get_request_handler` in `fastapi/routing.py`).
-///
-/// An absent or empty header means JSON; `application/json` and `application/*+json` are JSON
-/// whatever their parameters; of any other type the body is taken as a plain string, and a string
-/// is no request.
-pub(crate) fn check_content_type(header: Option<&str>, body: &[u8]) -> Result<(), Rejection> {
-    let header = header.unwrap_or_default();
-    if header.is_empty() || is_json(header) {
-        return Ok(());
-    }
-    if body.is_empty() {
-        return Err(no_body());
-    }
-    let text = String::from_utf8_lossy(body).into_owned();
-    Err(Rejection::of_body(Problem::NotAnObject, text.into()))
-}
-
-/// Python's `email.message` reads the header: case does not matter, and neither do parameters.
-fn is_json(header: &str) -> bool {
-    let essence = header.split(';').next().unwrap_or_default();
-    let essence = essence.trim().to_ascii_lowercase();
-    essence
-        .strip_prefix("application/")
-        .is_some_and(|subtype| !subtype.contains('/') && is_json_subtype(subtype))
-}
-
-/// `json`, or a structured syntax suffix as in `application/vnd.api+json`.
-fn is_json_subtype(subtype: &str) -> bool {
-    subtype == "json" || subtype.ends_with("+json")
-}
-
-/// Reads a request body, with the checks and their order of the original: syntax, shape, blank
-/// query, empty list.
-pub(crate) fn parse(body: &[u8]) -> Result<Request, Rejection> {
-    if body.is_empty() {
-        return Err(no_body());
-    }
-    let text = str::from_utf8(body).map_err(|_| Rejection::Undecodable)?;
-    // Python's `json.loads` strips the mark from bytes; the offsets it reports start after it.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let raw: &RawValue = serde_json::from_str(text).map_err(|_| malformed(text))?;
-    if raw.get() == "null" {
-        return Err(no_body());
-    }
-    let request = validation::request(raw).map_err(Rejection::Invalid)?;
+/// Checks a whole body against the two models of the original, then for a blank query and an empty list.
+pub(super) fn parse(raw: &RawValue, members: &Members<'_>) -> Result<Request, Reason> {
+    let mut found = Violations::default();
+    let request = request(raw, members, &mut found);
+    let request = found.settle(request).map_err(Reason::Invalid)?;
     if strip(&request.query).is_empty() {
-        return Err(Rejection::BlankQuery);
+        return Err(Reason::BlankQuery);
     }
     if request.documents.is_empty() {
-        return Err(Rejection::NoDocuments);
+        return Err(Reason::NoDocuments);
     }
     Ok(request)
 }
 
-/// No body, or a null: `FastAPI` has `None` for both.
-fn no_body() -> Rejection {
-    Rejection::of_body(Problem::Missing, Value::Null)
+/// The top level; all fields are looked at before the first bad one fails it.
+fn request(raw: &RawValue, members: &Members<'_>, found: &mut Violations) -> Option<Request> {
+    let mut fields = Fields::new(raw, members, found);
+    let query = fields.required("query", text);
+    let documents = fields.required("documents", list);
+    let documents = documents.map(|items| list_of_documents(items, found));
+    let top_k = Fields::new(raw, members, found).optional("top_k", natural);
+    Some(Request {
+        query: query?,
+        documents: documents?,
+        top_k: top_k.unwrap_or(DEFAULT_TOP_K),
+    })
 }
 
-/// The violation that `FastAPI` makes of a `json.JSONDecodeError`; its `input` is always `{}`.
-fn malformed(text: &str) -> Rejection {
-    let fault = python_json::explain(text);
-    Rejection::of_body(Problem::Malformed(fault), json!({}))
+/// The list, without the documents that have violations: they fail the request anyway.
+fn list_of_documents(items: Vec<&RawValue>, found: &mut Violations) -> Vec<Document> {
+    let items = items.into_iter().enumerate();
+    items
+        .filter_map(|(document_idx, item)| document(item, document_idx, found))
+        .collect()
+}
+
+fn document(raw: &RawValue, document_idx: usize, found: &mut Violations) -> Option<Document> {
+    let itself = [Step::Field("documents"), Step::Index(document_idx)];
+    let content = [itself[0], itself[1], Step::Field("content")];
+    let members = members(raw).and_then(Members::with_text_names);
+    let members = found.keep(raw, &itself, members)?;
+    let value = found.keep(raw, &content, members.require("content"))?;
+    Some(Document {
+        content: found.keep(value, &content, text(value))?,
+        fields: members.into_fields(),
+    })
 }
 
 #[cfg(test)]
@@ -237,9 +217,12 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
     use serde::Deserialize;
+    use serde_json::{Value, json};
+    use std::time::Duration;
 
+    use super::super::syntax;
     use super::*;
-    use crate::rerank::Score;
+    use crate::rerank::{Ranking, Score};
 
     const FIXTURE: &str = include_str!(concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -283,6 +266,16 @@ mod tests {
             .collect()
     }
 
+    /// Reads a body as this format, whatever the others would make of it.
+    fn read(content_type: Option<&str>, body: &[u8]) -> Result<Request, Reason> {
+        let (raw, members) = syntax::read(content_type, body)?;
+        super::parse(raw, &members)
+    }
+
+    fn parse(body: &[u8]) -> Result<Request, Reason> {
+        read(None, body)
+    }
+
     /// The stub model of `tests/tools/ragfab_reference.py`.
     fn stub_score(content: &str) -> f64 {
         f64::from(content.chars().map(u32::from).sum::<u32>() % 101) / 100.0
@@ -290,8 +283,8 @@ mod tests {
 
     /// The answer's text, ranked by the stub model.
     fn ranked(request: &Request) -> String {
-        let texts = request.texts();
-        let scores = texts.iter().enumerate().map(|(index, text)| Score {
+        let job = request.job();
+        let scores = job.documents.iter().enumerate().map(|(index, text)| Score {
             index,
             logit: 0.0,
             score: stub_score(text),
@@ -299,18 +292,23 @@ mod tests {
         let mut ranking = Ranking {
             scores: scores.collect(),
             tokens: 0,
+            tokenized: Duration::ZERO,
             queued: Duration::ZERO,
             computed: Duration::ZERO,
         };
         let best_first = |a: &Score, b: &Score| b.score.total_cmp(&a.score);
         ranking.scores.sort_by(best_first);
-        let elapsed = Duration::from_millis(125);
-        let response = Response::new(request, &ranking, "BAAI/bge-reranker-v2-m3", elapsed);
-        serde_json::to_string(&response).unwrap()
+        let served = Served {
+            ranking: &ranking,
+            model: "BAAI/bge-reranker-v2-m3",
+            id: "id",
+            elapsed: Duration::from_millis(125),
+        };
+        serde_json::to_string(&Response::new(request, &served)).unwrap()
     }
 
     fn answer(content_type: Option<&str>, body: &[u8]) -> (u16, Value) {
-        match check_content_type(content_type, body).and_then(|()| parse(body)) {
+        match read(content_type, body) {
             Ok(request) => (200, serde_json::from_str(&ranked(&request)).unwrap()),
             Err(rejection) => (rejection.status(), json!({ "detail": rejection.detail() })),
         }

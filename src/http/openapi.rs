@@ -1,0 +1,348 @@
+//! The description of the API, made from the routes and the types that serve them.
+
+use serde_json::{Value, json};
+use utoipa::{
+    ToSchema,
+    openapi::{
+        ComponentsBuilder, ContentBuilder, HttpMethod, InfoBuilder, LicenseBuilder, OpenApi,
+        OpenApiBuilder, PathItem, PathsBuilder, Ref, RefOr, Required, ResponseBuilder, Schema,
+        path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn},
+        request_body::RequestBodyBuilder,
+        schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, OneOfBuilder, Type},
+        security::{
+            ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+        },
+    },
+};
+
+use super::{
+    SCORING, status,
+    wire::{Route, ScoreResponse, ragfab, results, schema, tei},
+};
+
+const DESCRIPTION: &str = "Orders passages by how well they answer a query. Speaks the formats of RAGFab, \
+text-embeddings-inference, Cohere, Jina, vLLM, Infinity and llama.cpp; `/rerank` tells them apart by the body.";
+
+/// The document.
+pub(super) fn document() -> OpenApi {
+    let info = InfoBuilder::new()
+        .title("reranker")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(DESCRIPTION))
+        .license(Some(LicenseBuilder::new().name("MIT").build()));
+    let mut paths = PathsBuilder::new();
+    for (path, route) in SCORING {
+        paths = paths.path(path, PathItem::new(HttpMethod::Post, scoring(path, route)));
+    }
+    for (path, item) in telling() {
+        paths = paths.path(path, item);
+    }
+    OpenApiBuilder::new()
+        .info(info)
+        .paths(paths)
+        .components(Some(components().build()))
+        .security(Some([
+            SecurityRequirement::default(),
+            SecurityRequirement::new("bearer", Vec::<String>::new()),
+            SecurityRequirement::new("x-api-key", Vec::<String>::new()),
+        ]))
+        .build()
+}
+
+/// A path that scores.
+fn scoring(path: &str, route: Route) -> Operation {
+    let body = RequestBodyBuilder::new()
+        .content(
+            "application/json",
+            content(request(route), Some(example(route))),
+        )
+        .required(Some(Required::True));
+    let mut operation = OperationBuilder::new()
+        .operation_id(Some(operation_id("post", path)))
+        .summary(Some(summary(route)))
+        .tag("Scoring")
+        .request_body(Some(body.build()))
+        .response("200", json_response("The scores", response(route)));
+    for (status, when) in [
+        (
+            "400",
+            "A blank query, no documents, or a body that is not text",
+        ),
+        ("401", "No valid API key"),
+        ("408", "The body did not arrive in time"),
+        (
+            "413",
+            "More bytes, documents or characters than the server takes",
+        ),
+        ("415", "A content encoding that the server does not read"),
+        ("422", "Not a request of this format"),
+        (
+            "429",
+            "The queue is full; `Retry-After` says when to come back",
+        ),
+        ("500", "The model failed"),
+        (
+            "503",
+            "The model is loading, or the server is full or stopping; `Retry-After` says when to come back",
+        ),
+        ("504", "No answer within the deadline"),
+    ] {
+        operation = operation.response(status, json_response(when, Ref::from_schema_name("Error")));
+    }
+    operation.build()
+}
+
+fn summary(route: Route) -> &'static str {
+    match route {
+        Route::Any => "Rerank, in the format of the body",
+        Route::Results => {
+            "Rerank, as Cohere, Jina, vLLM and llama.cpp do (with `texts`: as TEI does)"
+        }
+        Route::Infinity => "Rerank, as Infinity does: documents come back as strings",
+        Route::Tei => "Rerank, as text-embeddings-inference does",
+        Route::Score => "Score pairs, as vLLM does; several queries in one request",
+    }
+}
+
+fn request(route: Route) -> RefOr<Schema> {
+    let (ragfab, tei, results) = (
+        of::<ragfab::Request>(),
+        of::<tei::Request>(),
+        of::<results::Request>(),
+    );
+    match route {
+        Route::Any => AnyOfBuilder::new()
+            .item(ragfab)
+            .item(tei)
+            .item(results)
+            .into(),
+        Route::Results | Route::Infinity => AnyOfBuilder::new().item(results).item(tei).into(),
+        Route::Tei => tei.into(),
+        Route::Score => Ref::from_schema_name("ScoreRequest").into(),
+    }
+}
+
+fn response(route: Route) -> RefOr<Schema> {
+    let (ragfab, results) = (of::<ragfab::Response<'_>>(), of::<results::Response<'_>>());
+    let tei = ArrayBuilder::new().items(of::<tei::Rank<'_>>());
+    match route {
+        Route::Any => OneOfBuilder::new()
+            .item(ragfab)
+            .item(tei)
+            .item(results)
+            .into(),
+        Route::Results | Route::Infinity => OneOfBuilder::new().item(results).item(tei).into(),
+        Route::Tei => tei.into(),
+        Route::Score => of::<ScoreResponse<'_>>().into(),
+    }
+}
+
+/// A request that `Try it out` can send as it is.
+fn example(route: Route) -> Value {
+    let query = "How do I reset my password?";
+    let passages = [
+        "Click on “Forgot password” on the login page.",
+        "Our office is closed on Sundays.",
+    ];
+    match route {
+        Route::Any => {
+            json!({ "query": query, "documents": passages.map(|content| json!({ "content": content })) })
+        }
+        Route::Results | Route::Infinity => {
+            json!({ "query": query, "documents": passages, "top_n": 2 })
+        }
+        Route::Tei => json!({ "query": query, "texts": passages, "return_text": true }),
+        Route::Score => json!({ "text_1": query, "text_2": passages }),
+    }
+}
+
+/// The paths that tell about the server.
+fn telling() -> [(&'static str, PathItem); 8] {
+    [
+        get(
+            "/",
+            "The service and its state; sends a browser to the playground",
+            of::<status::Root>().into(),
+            false,
+        ),
+        get(
+            "/health",
+            "200 once the model answers",
+            of::<status::Health>().into(),
+            true,
+        ),
+        get("/ping", "The same", of::<status::Health>().into(), true),
+        get(
+            "/info",
+            "The model and the limits",
+            of::<status::Info>().into(),
+            true,
+        ),
+        get(
+            "/models",
+            "The model, as OpenAI lists models",
+            of::<status::Models>().into(),
+            true,
+        ),
+        get(
+            "/v1/models",
+            "The same",
+            of::<status::Models>().into(),
+            true,
+        ),
+        ("/v1/models/{id}", model_item()),
+        ("/metrics", metrics_item()),
+    ]
+}
+
+fn get(
+    path: &'static str,
+    summary: &str,
+    schema: RefOr<Schema>,
+    loads: bool,
+) -> (&'static str, PathItem) {
+    let operation =
+        telling_operation(path, summary).response("200", json_response(summary, schema));
+    let operation = if loads {
+        unless_ready(operation)
+    } else {
+        operation
+    };
+    (path, PathItem::new(HttpMethod::Get, operation.build()))
+}
+
+fn telling_operation(path: &str, summary: &str) -> OperationBuilder {
+    OperationBuilder::new()
+        .operation_id(Some(operation_id("get", path)))
+        .summary(Some(summary))
+        .tag("Server")
+        .response(
+            "401",
+            json_response("No valid API key", Ref::from_schema_name("Error")),
+        )
+}
+
+fn unless_ready(operation: OperationBuilder) -> OperationBuilder {
+    let loading = json_response("The model is loading", Ref::from_schema_name("Error"));
+    operation.response("503", loading)
+}
+
+fn model_item() -> PathItem {
+    let summary = "The model under any name, as OpenAI and Xinference describe one";
+    let id = ParameterBuilder::new()
+        .name("id")
+        .parameter_in(ParameterIn::Path)
+        .required(Required::True)
+        .schema(Some(
+            ObjectBuilder::new()
+                .schema_type(Type::String)
+                .min_length(Some(1)),
+        ));
+    let operation = telling_operation("/v1/models/{id}", summary)
+        .parameter(id)
+        .response("200", json_response(summary, of::<status::Model>()))
+        .response(
+            "404",
+            json_response("A name that is no path", Ref::from_schema_name("Error")),
+        )
+        .response("400", plain_text("A name that is not UTF-8"));
+    PathItem::new(HttpMethod::Get, unless_ready(operation).build())
+}
+
+fn metrics_item() -> PathItem {
+    let summary = "Counters and histograms for Prometheus";
+    let operation = telling_operation("/metrics", summary).response("200", plain_text(summary));
+    PathItem::new(HttpMethod::Get, operation.build())
+}
+
+fn plain_text(description: &str) -> ResponseBuilder {
+    let text = ObjectBuilder::new().schema_type(Type::String);
+    let content = ContentBuilder::new().schema(Some(text)).build();
+    ResponseBuilder::new()
+        .description(description)
+        .content("text/plain", content)
+}
+
+fn components() -> ComponentsBuilder {
+    let mut schemas = Vec::new();
+    collect::<ragfab::Request>(&mut schemas);
+    collect::<ragfab::Response<'_>>(&mut schemas);
+    collect::<tei::Request>(&mut schemas);
+    collect::<tei::Rank<'_>>(&mut schemas);
+    collect::<results::Request>(&mut schemas);
+    collect::<results::Response<'_>>(&mut schemas);
+    collect::<ScoreResponse<'_>>(&mut schemas);
+    collect::<status::Root>(&mut schemas);
+    collect::<status::Health>(&mut schemas);
+    collect::<status::Info>(&mut schemas);
+    collect::<status::Models>(&mut schemas);
+    schemas.push(("ScoreRequest".to_owned(), schema::score_request()));
+    schemas.push(("Error".to_owned(), error()));
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+    let header = ApiKey::Header(ApiKeyValue::new("x-api-key"));
+    ComponentsBuilder::new()
+        .schemas_from_iter(schemas)
+        .security_scheme("bearer", SecurityScheme::Http(bearer))
+        .security_scheme("x-api-key", SecurityScheme::ApiKey(header))
+}
+
+fn collect<T: ToSchema>(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+    schemas.push((T::name().into_owned(), T::schema()));
+    T::schemas(schemas);
+}
+
+/// What every client finds its own error in; see `error.rs`.
+fn error() -> RefOr<Schema> {
+    let string = || ObjectBuilder::new().schema_type(Type::String);
+    let object = ObjectBuilder::new()
+        .property("message", string())
+        .property("type", string())
+        .property("code", ObjectBuilder::new().schema_type(Type::Integer))
+        .required("message");
+    let violation = ObjectBuilder::new()
+        .property("type", string())
+        .property("loc", ArrayBuilder::new())
+        .property("msg", string())
+        .required("type")
+        .required("loc")
+        .required("msg");
+    let detail = AnyOfBuilder::new()
+        .item(string())
+        .item(ArrayBuilder::new().items(violation));
+    ObjectBuilder::new()
+        .description(Some(
+            "`detail` always; the other keys unless the request was RAGFab's.",
+        ))
+        .property("detail", detail)
+        .property("message", string())
+        .property("error", AnyOfBuilder::new().item(string()).item(object))
+        .property("error_type", string())
+        .required("detail")
+        .into()
+}
+
+fn of<T: ToSchema>() -> Ref {
+    Ref::from_schema_name(T::name())
+}
+
+fn json_response(description: &str, schema: impl Into<RefOr<Schema>>) -> ResponseBuilder {
+    ResponseBuilder::new()
+        .description(description)
+        .content("application/json", content(schema, None))
+}
+
+fn content(schema: impl Into<RefOr<Schema>>, example: Option<Value>) -> utoipa::openapi::Content {
+    ContentBuilder::new()
+        .schema(Some(schema))
+        .example(example)
+        .build()
+}
+
+/// `post_v1_rerank`.
+fn operation_id(method: &str, path: &str) -> String {
+    let words = path.split(|c: char| !c.is_ascii_alphanumeric());
+    let words: Vec<&str> = std::iter::once(method)
+        .chain(words.filter(|w| !w.is_empty()))
+        .collect();
+    words.join("_")
+}

@@ -1,0 +1,47 @@
+//! The pages for people: the playground at `/ui`, the API's documentation at `/docs`. All of it is in the binary.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    http::{HeaderName, header},
+    response::IntoResponse,
+    routing::get,
+};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::{App, openapi};
+
+/// Nothing is loaded from elsewhere, and nobody frames us.
+const SECURITY: [(HeaderName, &str); 3] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+];
+
+pub(super) fn router() -> Router<Arc<App>> {
+    let docs = SwaggerUi::new("/docs")
+        .url("/openapi.json", openapi::document())
+        .config(Config::new(["../openapi.json"]));
+    Router::new()
+        .route(
+            "/ui",
+            get(async || page("text/html; charset=utf-8", include_str!("ui/index.html"))),
+        )
+        .route(
+            "/ui/style.css",
+            get(async || page("text/css; charset=utf-8", include_str!("ui/style.css"))),
+        )
+        .route(
+            "/ui/ui.js",
+            get(async || page("text/javascript; charset=utf-8", include_str!("ui/ui.js"))),
+        )
+        .merge(docs)
+}
+
+fn page(content_type: &'static str, content: &'static str) -> impl IntoResponse {
+    (SECURITY, [(header::CONTENT_TYPE, content_type)], content)
+}

@@ -1,0 +1,112 @@
+//! A text as the results formats send it: a string, or an object that holds one.
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::value::RawValue;
+use utoipa::{PartialSchema, ToSchema, openapi};
+
+use super::json::{Members, list, members, text};
+use super::schema;
+use super::violation::Problem;
+
+/// A text for the model, and the object it came in for the way back.
+#[derive(Debug)]
+pub(crate) struct Passage {
+    pub(super) text: String,
+    /// The fields of the object, byte for byte; none if it came as a string.
+    fields: Vec<(String, Box<RawValue>)>,
+}
+
+impl Passage {
+    /// Reads a string or an object. Of an object the text is, in this order: the fields that `rank_fields` names
+    /// (Cohere v1), `text` (Cohere, Jina), `content` as a string or as a list of parts (vLLM).
+    pub(super) fn read(raw: &RawValue, rank_fields: &[String]) -> Result<Self, Problem> {
+        match raw.get().as_bytes().first() {
+            Some(b'"') => Ok(Self {
+                text: text(raw)?,
+                fields: Vec::new(),
+            }),
+            Some(b'{') => {
+                let members = members(raw).and_then(Members::with_text_names)?;
+                Ok(Self {
+                    text: text_of(&members, rank_fields)?,
+                    fields: members.into_fields(),
+                })
+            }
+            _ => Err(Problem::NotAPassage),
+        }
+    }
+}
+
+fn text_of(members: &Members<'_>, rank_fields: &[String]) -> Result<String, Problem> {
+    if !rank_fields.is_empty() {
+        return ranked_fields(members, rank_fields);
+    }
+    if let Some(value) = members.some("text") {
+        return text(value);
+    }
+    match members.some("content") {
+        Some(value) if value.get().starts_with('[') => parts(value),
+        Some(value) => text(value),
+        None => Err(Problem::NoText),
+    }
+}
+
+/// `key: value` lines in the order of `rank_fields`, as Cohere joins them.
+fn ranked_fields(members: &Members<'_>, rank_fields: &[String]) -> Result<String, Problem> {
+    let lines: Vec<String> = rank_fields
+        .iter()
+        .filter_map(|name| Some((name, members.some(name)?)))
+        .map(|(name, value)| {
+            let value = if value.get().starts_with('"') {
+                text(value)?
+            } else {
+                value.get().to_owned()
+            };
+            Ok(format!("{name}: {value}"))
+        })
+        .collect::<Result<_, Problem>>()?;
+    if lines.is_empty() {
+        return Err(Problem::NoText);
+    }
+    Ok(lines.join("\n"))
+}
+
+/// The text parts of a vLLM multi-modal document.
+fn parts(raw: &RawValue) -> Result<String, Problem> {
+    let texts: Vec<String> = list(raw)?
+        .into_iter()
+        .map(|part| {
+            let part = members(part)?;
+            match part.some("type").map(text).transpose()?.as_deref() {
+                Some("text") | None => text(part.some("text").ok_or(Problem::NoText)?),
+                Some(_) => Err(Problem::NotOnlyText),
+            }
+        })
+        .collect::<Result<_, Problem>>()?;
+    if texts.is_empty() {
+        return Err(Problem::NoText);
+    }
+    Ok(texts.join("\n"))
+}
+
+impl Serialize for Passage {
+    /// The object as it came, with a `text` if it had none.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (name, value) in &self.fields {
+            map.serialize_entry(name, value)?;
+        }
+        if self.fields.iter().all(|(name, _)| name != "text") {
+            map.serialize_entry("text", &self.text)?;
+        }
+        map.end()
+    }
+}
+
+impl PartialSchema for Passage {
+    fn schema() -> openapi::RefOr<openapi::Schema> {
+        schema::passage()
+    }
+}
+
+impl ToSchema for Passage {}

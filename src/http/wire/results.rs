@@ -1,0 +1,291 @@
+//! The format with `results`, which Cohere, Jina, vLLM, Infinity, llama.cpp and Xinference share: a union of what
+//! their clients send, and an answer that all of them can read.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::integer::natural;
+use super::json::{Fields, Members, boolean, list, text};
+use super::passage::Passage;
+use super::violation::{Problem, Violations};
+use super::{Reason, Served, Usage, schema};
+use crate::{
+    rerank::Job,
+    tokenizer::{Side, Truncation, strip},
+};
+
+/// Keys at the top level that only this format has.
+const OWN_KEYS: [&str; 6] = [
+    "model",
+    "top_n",
+    "rank_fields",
+    "return_documents",
+    "max_chunks_per_doc",
+    "max_tokens_per_doc",
+];
+
+/// Whether a body has a key that tells this format from `RAGFab`'s.
+pub(super) fn has_own_key(body: &Members<'_>) -> bool {
+    OWN_KEYS.iter().any(|key| body.get(key).is_some())
+}
+
+/// A request of Cohere (v1 and v2), Jina, vLLM, Infinity, llama.cpp or Xinference. Other keys, `model` among them, are
+/// ignored.
+#[derive(Debug, ToSchema)]
+#[schema(as = ResultsRequest)]
+pub(crate) struct Request {
+    /// What to look for; not blank.
+    #[schema(schema_with = schema::passage)]
+    query: String,
+    /// What to rank: strings or objects, at least one.
+    #[schema(schema_with = schema::passages)]
+    documents: Vec<Passage>,
+    /// How many to return; absent, null or 0: all. `top_k` means the same.
+    #[schema(schema_with = schema::natural, required = false)]
+    pub(super) top_n: Option<usize>,
+    /// Which fields of a document to read, in this order.
+    #[schema(required = false)]
+    #[expect(
+        dead_code,
+        reason = "used while the documents are read; here for the API's description"
+    )]
+    rank_fields: Vec<String>,
+    /// Whether the answer repeats the documents.
+    #[schema(schema_with = schema::boolean, required = false, default = false)]
+    return_documents: bool,
+    /// Logits instead of scores from 0 to 1. `use_activation: false` means the same.
+    #[schema(schema_with = schema::boolean, required = false, default = false)]
+    raw_scores: bool,
+    /// How many overlapping windows of a long document are read; its score is that of the best.
+    #[schema(schema_with = schema::natural, required = false)]
+    max_chunks_per_doc: Option<usize>,
+    /// Tokens of a document that are read.
+    #[schema(schema_with = schema::natural, required = false)]
+    max_tokens_per_doc: Option<usize>,
+    /// Tokens of the query that are read.
+    #[schema(schema_with = schema::natural, required = false)]
+    max_tokens_per_query: Option<usize>,
+    /// Tokens of query and document together; -1: as many as the server allows.
+    #[schema(schema_with = schema::prompt_tokens, required = false)]
+    truncate_prompt_tokens: Option<usize>,
+    /// Which end of a text loses tokens: `left` or `right`.
+    #[schema(schema_with = schema::side, required = false)]
+    truncation_side: Side,
+}
+
+pub(super) fn parse(raw: &RawValue, members: &Members<'_>) -> Result<Request, Reason> {
+    let mut found = Violations::default();
+    let request = request(&mut Fields::new(raw, members, &mut found));
+    let request = found.settle(request).map_err(Reason::Invalid)?;
+    if strip(&request.query).is_empty() {
+        return Err(Reason::BlankQuery);
+    }
+    if request.documents.is_empty() {
+        return Err(Reason::NoDocuments);
+    }
+    Ok(request)
+}
+
+fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {
+    let rank_fields = fields.optional("rank_fields", names).unwrap_or_default();
+    let query = fields.required("query", |raw| Ok(Passage::read(raw, &[])?.text));
+    let documents = documents(fields, &rank_fields);
+    let top_n = fields.optional("top_n", natural);
+    let top_k = fields.optional("top_k", natural);
+    let return_documents = fields.optional("return_documents", boolean);
+    let raw_scores = fields.optional("raw_scores", boolean);
+    let use_activation = fields.optional("use_activation", boolean);
+    let max_chunks_per_doc = fields.optional("max_chunks_per_doc", natural);
+    let truncation = truncation(fields);
+    Some(Request {
+        query: query?,
+        documents: documents?,
+        top_n: top_n.or(top_k),
+        rank_fields,
+        return_documents: return_documents.unwrap_or_default(),
+        raw_scores: raw_scores.unwrap_or(use_activation == Some(false)),
+        max_chunks_per_doc,
+        max_tokens_per_doc: truncation.document_tokens,
+        max_tokens_per_query: truncation.query_tokens,
+        truncate_prompt_tokens: truncation.max_length,
+        truncation_side: truncation.side,
+    })
+}
+
+/// A list, or the one document that vLLM takes without one.
+fn documents(fields: &mut Fields<'_, '_>, rank_fields: &[String]) -> Option<Vec<Passage>> {
+    let read = |raw| Passage::read(raw, rank_fields);
+    if fields.has_list("documents") {
+        return fields.each("documents", read);
+    }
+    Some(vec![fields.required("documents", read)?])
+}
+
+/// vLLM's fields about lengths; 0 switches one off.
+pub(super) fn truncation(fields: &mut Fields<'_, '_>) -> Truncation {
+    let mut length = |name| fields.optional(name, natural).filter(|&length| length > 0);
+    let document_tokens = length("max_tokens_per_doc");
+    let query_tokens = length("max_tokens_per_query");
+    let max_length = fields.optional("truncate_prompt_tokens", prompt_tokens);
+    let side = fields.optional("truncation_side", side);
+    Truncation {
+        max_length: max_length.flatten(),
+        query_tokens,
+        document_tokens,
+        side: side.unwrap_or_default(),
+        ..Truncation::default()
+    }
+}
+
+fn names(raw: &RawValue) -> Result<Vec<String>, Problem> {
+    list(raw)?.into_iter().map(text).collect()
+}
+
+/// A number of tokens, where -1 means as many as there may be.
+fn prompt_tokens(raw: &RawValue) -> Result<Option<usize>, Problem> {
+    match raw.get() {
+        "-1" | "\"-1\"" | "-1.0" => Ok(None),
+        _ => natural(raw).map(Some),
+    }
+}
+
+/// `left` or `right`, in any case.
+pub(super) fn side(raw: &RawValue) -> Result<Side, Problem> {
+    match text(raw)?.to_ascii_lowercase().as_str() {
+        "left" => Ok(Side::Left),
+        "right" => Ok(Side::Right),
+        _ => Err(Problem::NotASide),
+    }
+}
+
+impl Request {
+    pub(super) fn job(&self) -> Job {
+        let documents = self.documents.iter();
+        Job {
+            queries: vec![self.query.clone()],
+            documents: documents.map(|document| document.text.clone()).collect(),
+            truncation: Truncation {
+                max_length: self.truncate_prompt_tokens,
+                query_tokens: self.max_tokens_per_query,
+                document_tokens: self.max_tokens_per_doc,
+                side: self.truncation_side,
+                chunks: self.max_chunks_per_doc.filter(|&chunks| chunks > 0),
+                refuse: false,
+            },
+        }
+    }
+}
+
+/// How a document is repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Echo {
+    /// As an object with a `text`: everyone but Infinity.
+    Object,
+    /// As a string: Infinity's clients read nothing else.
+    Text,
+}
+
+/// The answer.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ResultsResponse)]
+pub(crate) struct Response<'a> {
+    /// Of the request; the same as the header `x-request-id`.
+    id: &'a str,
+    /// `rerank`.
+    object: &'static str,
+    /// Seconds since 1970.
+    created: u64,
+    /// What the server runs, whatever was asked for.
+    model: &'a str,
+    /// Tokens, as OpenAI counts them.
+    usage: Usage,
+    /// Best first, ties in the order of the request.
+    results: Vec<Scored<'a>>,
+    /// Tokens, as Cohere counts them.
+    meta: Meta,
+}
+
+/// A document's score.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ResultsItem)]
+struct Scored<'a> {
+    /// Its place in the request.
+    index: usize,
+    /// From 0 to 1, or a logit.
+    relevance_score: f64,
+    /// Itself, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schema::echo, required = false)]
+    document: Option<Document<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Document<'a> {
+    Object(&'a Passage),
+    Text(&'a str),
+}
+
+/// Cohere's counts.
+#[derive(Debug, Serialize, ToSchema)]
+struct Meta {
+    api_version: ApiVersion,
+    billed_units: BilledUnits,
+    tokens: Tokens,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct ApiVersion {
+    version: &'static str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct BilledUnits {
+    /// One a request; nobody is billed.
+    search_units: u32,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Tokens {
+    input_tokens: usize,
+    output_tokens: usize,
+}
+
+impl<'a> Response<'a> {
+    pub(super) fn new(request: &'a Request, echo: Echo, served: &Served<'a>) -> Self {
+        let best = served.best(request.top_n);
+        let results = best.map(|score| Scored {
+            index: score.index,
+            relevance_score: score.value(request.raw_scores),
+            document: request
+                .return_documents
+                .then(|| request.documents[score.index].echo(echo)),
+        });
+        Self {
+            id: served.id,
+            object: "rerank",
+            created: served.created(),
+            model: served.model,
+            usage: Usage::of(served.ranking),
+            results: results.collect(),
+            meta: Meta {
+                api_version: ApiVersion { version: "2" },
+                billed_units: BilledUnits { search_units: 1 },
+                tokens: Tokens {
+                    input_tokens: served.ranking.tokens,
+                    output_tokens: 0,
+                },
+            },
+        }
+    }
+}
+
+impl Passage {
+    fn echo(&self, echo: Echo) -> Document<'_> {
+        match echo {
+            Echo::Object => Document::Object(self),
+            Echo::Text => Document::Text(&self.text),
+        }
+    }
+}

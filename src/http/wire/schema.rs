@@ -1,0 +1,166 @@
+//! JSON schemas of what is read more leniently than its Rust type says.
+
+use serde_json::json;
+use utoipa::openapi::{
+    RefOr,
+    schema::{AnyOfBuilder, ArrayBuilder, Object, ObjectBuilder, Schema, SchemaType, Type},
+};
+
+/// Anything that passes for a boolean.
+pub(crate) fn boolean() -> RefOr<Schema> {
+    AnyOfBuilder::new()
+        .item(Object::with_type(Type::Boolean))
+        .item(
+            ObjectBuilder::new()
+                .schema_type(Type::Integer)
+                .enum_values(Some([0, 1])),
+        )
+        .item(string(
+            "^\\s*([tT][rR][uU][eE]|[fF][aA][lL][sS][eE]|[01])\\s*$",
+        ))
+        .item(null())
+        .into()
+}
+
+/// Anything that passes for a whole number not below zero.
+pub(crate) fn natural() -> RefOr<Schema> {
+    AnyOfBuilder::new()
+        .item(
+            ObjectBuilder::new()
+                .schema_type(Type::Integer)
+                .minimum(Some(0)),
+        )
+        .item(Object::with_type(Type::Boolean))
+        .item(string("^[0-9]+$"))
+        .item(null())
+        .into()
+}
+
+/// The same, or -1.
+pub(crate) fn prompt_tokens() -> RefOr<Schema> {
+    AnyOfBuilder::new()
+        .item(
+            ObjectBuilder::new()
+                .schema_type(Type::Integer)
+                .minimum(Some(-1)),
+        )
+        .item(Object::with_type(Type::Boolean))
+        .item(string("^([0-9]+|-1)$"))
+        .item(null())
+        .into()
+}
+
+/// An end of a text.
+pub(crate) fn side() -> RefOr<Schema> {
+    AnyOfBuilder::new()
+        .item(string("^([lL][eE][fF][tT]|[rR][iI][gG][hH][tT])$"))
+        .item(null())
+        .into()
+}
+
+/// A list of texts, at least one.
+pub(crate) fn texts() -> RefOr<Schema> {
+    let text = AnyOfBuilder::new()
+        .item(Object::with_type(Type::String))
+        .item(null());
+    ArrayBuilder::new().items(text).min_items(Some(1)).into()
+}
+
+/// A text, or an object that holds one.
+pub(crate) fn passage() -> RefOr<Schema> {
+    let text_part = ObjectBuilder::new()
+        .property("type", string("^text$"))
+        .property("text", Object::with_type(Type::String))
+        .required("text");
+    let content = AnyOfBuilder::new()
+        .item(Object::with_type(Type::String))
+        .item(ArrayBuilder::new().items(text_part).min_items(Some(1)));
+    let with_text = ObjectBuilder::new()
+        .property("text", Object::with_type(Type::String))
+        .required("text");
+    let with_content = ObjectBuilder::new()
+        .property("content", content)
+        .required("content");
+    AnyOfBuilder::new()
+        .item(Object::with_type(Type::String))
+        .item(with_text)
+        .item(with_content)
+        .into()
+}
+
+/// A list of those, at least one.
+pub(crate) fn passages() -> RefOr<Schema> {
+    let list = ArrayBuilder::new().items(passage()).min_items(Some(1));
+    list.into()
+}
+
+/// A document in an answer: an object with its text, or on `/infinity/rerank` the text.
+pub(crate) fn echo() -> RefOr<Schema> {
+    let object = ObjectBuilder::new()
+        .property("text", Object::new()) // as it came
+        .required("text");
+    AnyOfBuilder::new()
+        .item(Object::with_type(Type::String))
+        .item(object)
+        .into()
+}
+
+/// A document of `RAGFab`: its text, and whatever else there is.
+pub(crate) fn ragfab_document() -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .property("content", Object::with_type(Type::String))
+        .required("content")
+        .into()
+}
+
+/// The same in an answer.
+pub(crate) fn ragfab_ranked() -> RefOr<Schema> {
+    let score = ObjectBuilder::new()
+        .schema_type(Type::Number)
+        .minimum(Some(0))
+        .maximum(Some(1))
+        .description(Some("How well the document answers, from 0 to 1."));
+    ObjectBuilder::new()
+        .property("content", Object::with_type(Type::String))
+        .property("rerank_score", score)
+        .required("content")
+        .required("rerank_score")
+        .into()
+}
+
+/// vLLM's score request: one of the pairs of fields.
+pub(crate) fn score_request() -> RefOr<Schema> {
+    let either = || {
+        AnyOfBuilder::new()
+            .item(passage())
+            .item(ArrayBuilder::new().items(passage()).min_items(Some(1)))
+    };
+    let pair = |first: &str, second: &str| {
+        ObjectBuilder::new()
+            .property(first, either())
+            .property(second, either())
+            .property("raw_scores", boolean())
+            .property("use_activation", boolean())
+            .property("truncate_prompt_tokens", prompt_tokens())
+            .required(first)
+            .required(second)
+            .examples([json!({ first: "Where is Paris?", second: ["Paris is in France.", "Lyon is too."] })])
+    };
+    AnyOfBuilder::new()
+        .item(pair("text_1", "text_2"))
+        .item(pair("queries", "documents"))
+        .into()
+}
+
+fn string(pattern: &str) -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some(pattern))
+        .build()
+}
+
+fn null() -> Object {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::Type(Type::Null))
+        .build()
+}

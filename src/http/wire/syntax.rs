@@ -1,0 +1,82 @@
+//! From bytes to JSON: what is not JSON is refused as `FastAPI` 0.115 refused it, whatever format was meant
+//! (`get_request_handler` in `fastapi/routing.py`).
+
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::Reason;
+use super::json::{Members, members};
+use super::python_json;
+use super::violation::{Problem, Violation};
+
+/// The JSON object of a body, as a whole and by its members.
+pub(super) fn read<'a>(
+    content_type: Option<&str>,
+    body: &'a [u8],
+) -> Result<(&'a RawValue, Members<'a>), Reason> {
+    check_content_type(content_type, body)?;
+    let raw = json(body)?;
+    let members = members(raw).map_err(|problem| of_body(problem, super::violation::echo(raw)))?;
+    Ok((raw, members))
+}
+
+/// Refuses what is not sent as JSON, given the `Content-Type` header if there is one.
+///
+/// An absent or empty header means JSON; `application/json` and `application/*+json` are JSON
+/// whatever their parameters; of any other type the body is taken as a plain string, and a string
+/// is no request.
+fn check_content_type(header: Option<&str>, body: &[u8]) -> Result<(), Reason> {
+    let header = header.unwrap_or_default();
+    if header.is_empty() || is_json(header) {
+        return Ok(());
+    }
+    if body.is_empty() {
+        return Err(no_body());
+    }
+    let text = String::from_utf8_lossy(body).into_owned();
+    Err(of_body(Problem::NotAnObject, text.into()))
+}
+
+/// Python's `email.message` reads the header: case does not matter, and neither do parameters.
+fn is_json(header: &str) -> bool {
+    let essence = header.split(';').next().unwrap_or_default();
+    let essence = essence.trim().to_ascii_lowercase();
+    essence
+        .strip_prefix("application/")
+        .is_some_and(|subtype| !subtype.contains('/') && is_json_subtype(subtype))
+}
+
+/// `json`, or a structured syntax suffix as in `application/vnd.api+json`.
+fn is_json_subtype(subtype: &str) -> bool {
+    subtype == "json" || subtype.ends_with("+json")
+}
+
+fn json(body: &[u8]) -> Result<&RawValue, Reason> {
+    if body.is_empty() {
+        return Err(no_body());
+    }
+    let text = str::from_utf8(body).map_err(|_| Reason::Undecodable)?;
+    // Python's `json.loads` strips the mark from bytes; the offsets it reports start after it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let raw: &RawValue = serde_json::from_str(text).map_err(|_| malformed(text))?;
+    if raw.get() == "null" {
+        return Err(no_body());
+    }
+    Ok(raw)
+}
+
+/// No body, or a null: `FastAPI` has `None` for both.
+fn no_body() -> Reason {
+    of_body(Problem::Missing, Value::Null)
+}
+
+/// The violation that `FastAPI` makes of a `json.JSONDecodeError`; its `input` is always `{}`.
+fn malformed(text: &str) -> Reason {
+    let fault = python_json::explain(text);
+    of_body(Problem::Malformed(fault), json!({}))
+}
+
+/// The rejection of a body as a whole.
+fn of_body(problem: Problem, input: Value) -> Reason {
+    Reason::Invalid(vec![Violation::of_body(problem, input)])
+}

@@ -1,0 +1,117 @@
+//! The format of Hugging Face's text-embeddings-inference (`router/src/http/types.rs` there): `texts` in, a bare array
+//! out.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::integer::natural;
+use super::json::{Fields, Members, boolean, is_null, text};
+use super::results::side;
+use super::violation::Violations;
+use super::{Reason, Served, schema};
+use crate::{
+    rerank::Job,
+    tokenizer::{Side, Truncation},
+};
+
+/// `POST /rerank` as text-embeddings-inference takes it.
+#[derive(Debug, ToSchema)]
+#[schema(as = TeiRequest)]
+pub(crate) struct Request {
+    /// What to look for.
+    query: String,
+    /// At least one; null counts as an empty text.
+    #[schema(schema_with = schema::texts)]
+    texts: Vec<String>,
+    /// Whether pairs that are too long are cut; refused otherwise (422).
+    #[schema(schema_with = schema::boolean, required = false, default = true)]
+    truncate: bool,
+    /// Which end of a text loses tokens: `left` or `right`.
+    #[schema(schema_with = schema::side, required = false)]
+    truncation_direction: Side,
+    /// Logits instead of scores from 0 to 1.
+    #[schema(schema_with = schema::boolean, required = false, default = false)]
+    raw_scores: bool,
+    /// Whether the answer repeats the texts.
+    #[schema(schema_with = schema::boolean, required = false, default = false)]
+    return_text: bool,
+    /// How many to return; absent, null or 0: all. Not in TEI; llama.cpp honours it and LiteLLM sends it.
+    #[schema(schema_with = schema::natural, required = false)]
+    pub(super) top_n: Option<usize>,
+}
+
+pub(super) fn parse(raw: &RawValue, members: &Members<'_>) -> Result<Request, Reason> {
+    let mut found = Violations::default();
+    let request = request(&mut Fields::new(raw, members, &mut found));
+    let request = found.settle(request).map_err(Reason::Invalid)?;
+    if request.texts.is_empty() {
+        return Err(Reason::NoTexts);
+    }
+    Ok(request)
+}
+
+fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {
+    let query = fields.required("query", text);
+    let texts = fields.each("texts", |raw| {
+        if is_null(raw) {
+            return Ok(String::new()); // Haystack sends documents without content so
+        }
+        text(raw)
+    });
+    let truncate = fields.optional("truncate", boolean);
+    let truncation_direction = fields.optional("truncation_direction", side);
+    let raw_scores = fields.optional("raw_scores", boolean);
+    let return_text = fields.optional("return_text", boolean);
+    let top_n = fields.optional("top_n", natural);
+    Some(Request {
+        query: query?,
+        texts: texts?,
+        truncate: truncate.unwrap_or(true),
+        truncation_direction: truncation_direction.unwrap_or_default(),
+        raw_scores: raw_scores.unwrap_or_default(),
+        return_text: return_text.unwrap_or_default(),
+        top_n,
+    })
+}
+
+impl Request {
+    pub(super) fn job(&self) -> Job {
+        Job {
+            queries: vec![self.query.clone()],
+            documents: self.texts.clone(),
+            truncation: Truncation {
+                side: self.truncation_direction,
+                refuse: !self.truncate,
+                ..Truncation::default()
+            },
+        }
+    }
+}
+
+/// One text and its score.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TeiRank)]
+pub(crate) struct Rank<'a> {
+    /// Its place in the request.
+    index: usize,
+    /// Itself, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    text: Option<&'a str>,
+    /// From 0 to 1, or a logit.
+    score: f64,
+}
+
+/// The answer: best first.
+pub(super) fn response<'a>(request: &'a Request, served: &Served<'_>) -> Vec<Rank<'a>> {
+    let best = served.best(request.top_n);
+    best.map(|score| Rank {
+        index: score.index,
+        text: request
+            .return_text
+            .then(|| request.texts[score.index].as_str()),
+        score: score.value(request.raw_scores),
+    })
+    .collect()
+}

@@ -1,0 +1,198 @@
+//! What the process counts: every metric with its name, labels and buckets, and their text form for Prometheus.
+//!
+//! A metric is added here and nowhere else; `docs/metrics.md` lists them, and a test compares the two.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector, exponential_buckets,
+};
+
+use crate::model::Batch;
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// All metrics of one process.
+pub struct Metrics {
+    registry: Registry,
+    /// Answers, by route, wire format and status.
+    pub requests: IntCounterVec,
+    /// From the first byte of the body to the answer, by wire format; scored requests only.
+    pub request_seconds: HistogramVec,
+    /// The parts of that: `parse`, `tokenize`, `queue`, `compute`.
+    pub stage_seconds: HistogramVec,
+    /// Documents, by request.
+    pub documents: Histogram,
+    /// Requests that were not scored, by reason.
+    pub refused: IntCounterVec,
+    /// Requests being worked on.
+    pub in_progress: IntGauge,
+    /// Pairs that wait for a batch.
+    pub queue_pairs: IntGauge,
+    /// 1 once the model is loaded.
+    pub ready: Gauge,
+    /// Logits that were NaN or infinite; none of them was sent.
+    pub non_finite_scores: IntCounter,
+    info: IntGaugeVec,
+    batch_seconds: Histogram,
+    batch_tokens: Histogram,
+    batch_pairs: Histogram,
+    tokens: IntCounter,
+    padding_tokens: IntCounter,
+}
+
+impl Metrics {
+    /// All of them, at zero.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let seconds = || buckets(0.000_25, 2.0, 19); // 0.25 ms to 65 s
+        let metrics = Self {
+            requests: counters(
+                "requests_total",
+                "Answers to requests for scores.",
+                &["route", "format", "status"],
+            ),
+            request_seconds: histograms(
+                "request_seconds",
+                "Time from a request's body to its answer, of requests that were scored.",
+                "format",
+                seconds(),
+            ),
+            stage_seconds: histograms(
+                "stage_seconds",
+                "Time that requests spent in each stage.",
+                "stage",
+                seconds(),
+            ),
+            documents: histogram(
+                "request_documents",
+                "Documents of a request.",
+                buckets(1.0, 2.0, 13),
+            ),
+            refused: counters(
+                "refused_total",
+                "Requests that were not scored.",
+                &["reason"],
+            ),
+            in_progress: gauge("requests_in_progress", "Requests being worked on."),
+            queue_pairs: gauge("queue_pairs", "Pairs that wait for a batch."),
+            ready: Gauge::with_opts(opts("ready", "1 once the model is loaded."))
+                .expect("the name is valid"),
+            non_finite_scores: counter(
+                "non_finite_scores_total",
+                "Logits that were NaN or infinite; their requests were failed.",
+            ),
+            info: IntGaugeVec::new(
+                opts("info", "What is running; always 1."),
+                &["version", "model", "device", "dtype", "backend"],
+            )
+            .expect("the name is valid"),
+            batch_seconds: histogram(
+                "batch_seconds",
+                "Time the model took for a batch.",
+                seconds(),
+            ),
+            batch_tokens: histogram("batch_tokens", "Tokens of a batch.", buckets(16.0, 2.0, 12)),
+            batch_pairs: histogram("batch_pairs", "Pairs of a batch.", buckets(1.0, 2.0, 11)),
+            tokens: counter("tokens_total", "Tokens computed, without padding."),
+            padding_tokens: counter("padding_tokens_total", "Padding computed beside them."),
+            registry,
+        };
+        metrics.register_all();
+        metrics
+    }
+
+    fn register_all(&self) {
+        let collectors: [Box<dyn Collector>; 15] = [
+            Box::new(self.requests.clone()),
+            Box::new(self.request_seconds.clone()),
+            Box::new(self.stage_seconds.clone()),
+            Box::new(self.documents.clone()),
+            Box::new(self.refused.clone()),
+            Box::new(self.in_progress.clone()),
+            Box::new(self.queue_pairs.clone()),
+            Box::new(self.ready.clone()),
+            Box::new(self.non_finite_scores.clone()),
+            Box::new(self.info.clone()),
+            Box::new(self.batch_seconds.clone()),
+            Box::new(self.batch_tokens.clone()),
+            Box::new(self.batch_pairs.clone()),
+            Box::new(self.tokens.clone()),
+            Box::new(self.padding_tokens.clone()),
+        ];
+        for collector in collectors {
+            let registered = self.registry.register(collector);
+            registered.expect("names are different");
+        }
+        #[cfg(target_os = "linux")]
+        {
+            let process = prometheus::process_collector::ProcessCollector::for_self();
+            let registered = self.registry.register(Box::new(process));
+            registered.expect("names are different");
+        }
+    }
+
+    /// Says what model is running, from now on.
+    pub fn set_info(&self, model: &str, device: &str, dtype: &str, backend: &str) {
+        let version = env!("CARGO_PKG_VERSION");
+        let labels = [version, model, device, dtype, backend];
+        self.info.with_label_values(&labels).set(1);
+        self.ready.set(1.0);
+    }
+
+    /// Notes a batch that has been computed, with how many tokens of padding.
+    pub fn observe_batch(&self, batch: &Batch, padding: usize, took: Duration) {
+        let tokens = batch.input_ids.len();
+        self.batch_seconds.observe(took.as_secs_f64());
+        self.batch_tokens.observe(tokens as f64);
+        self.batch_pairs.observe(batch.len() as f64);
+        self.tokens.inc_by(tokens as u64);
+        self.padding_tokens.inc_by(padding as u64);
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        encoded.expect("writing to memory does not fail");
+        String::from_utf8(text).expect("the format is text")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(format!("reranker_{name}"), help)
+}
+
+fn buckets(start: f64, factor: f64, count: usize) -> Vec<f64> {
+    exponential_buckets(start, factor, count).expect("start, factor and count are positive")
+}
+
+fn counter(name: &str, help: &str) -> IntCounter {
+    IntCounter::with_opts(opts(name, help)).expect("the name is valid")
+}
+
+fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    IntCounterVec::new(opts(name, help), labels).expect("the name is valid")
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::with_opts(opts(name, help)).expect("the name is valid")
+}
+
+fn histogram(name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
+    let opts = HistogramOpts::from(opts(name, help)).buckets(buckets);
+    Histogram::with_opts(opts).expect("the name is valid")
+}
+
+fn histograms(name: &str, help: &str, label: &str, buckets: Vec<f64>) -> HistogramVec {
+    let opts = HistogramOpts::from(opts(name, help)).buckets(buckets);
+    HistogramVec::new(opts, &[label]).expect("the name is valid")
+}
