@@ -167,10 +167,10 @@ fn the_old_services_errors_word_for_word() {
                     "input": {"documents": [{"content": "a"}]}}]),
         ),
         (
-            json!({"query": "a", "documents": [{"text": "b"}]}),
+            json!({"query": "a", "documents": [{"title": "b"}]}),
             422,
             json!([{"type": "missing", "loc": ["body", "documents", 0, "content"], "msg": "Field required",
-                    "input": {"text": "b"}}]),
+                    "input": {"title": "b"}}]),
         ),
     ] {
         let answer = server.post("/rerank", &body.to_string());

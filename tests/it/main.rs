@@ -4,8 +4,10 @@
 mod api;
 mod cli;
 mod documents;
+mod formats;
 mod hub;
 mod load;
+mod metrics;
 mod parity;
 mod support;
 mod tidy;

@@ -133,8 +133,8 @@ class Tokens:
     def __init__(self, path):
         self.tokenizer = tokenizers.Tokenizer.from_file(str(path))
 
-    def encode(self, query, document, max_length):
-        self.tokenizer.enable_truncation(max_length, strategy="longest_first")
+    def encode(self, query, document, max_length, direction="right"):
+        self.tokenizer.enable_truncation(max_length, strategy="longest_first", direction=direction)
         return self.tokenizer.encode(query.strip(), document.strip(), add_special_tokens=True).ids
 
     def cases(self):
@@ -160,8 +160,11 @@ class Tokens:
                 "long unbroken": ("é" * 700, "x1" * 900)}
         for limit in (8, 9, 16, 32, 33, 64, 128, 511, 512):
             pairs += [(f"{name} at {limit}", q, d, limit) for name, (q, d) in long.items()]
-        return [{"name": n, "query": q, "document": d, "max_length": m, "input_ids": self.encode(q, d, m)}
-                for n, q, d, m in pairs]
+        pairs = [(n, q, d, m, "right") for n, q, d, m in pairs]
+        pairs += [(f"{name} at {limit}, left", q, d, limit, "left") for limit in (9, 32, 511)
+                  for name, (q, d) in long.items()]
+        return [{"name": n, "query": q, "document": d, "max_length": m, "direction": side,
+                 "input_ids": self.encode(q, d, m, side)} for n, q, d, m, side in pairs]
 
 
 def padded(batch, pad):

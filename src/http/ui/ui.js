@@ -56,7 +56,7 @@ const WORDS = {
     onlyShown: (n) => `(${n} shown)`,
     tokens: 'Tokens',
     time: 'Time',
-    inModel: (time) => `${time} in the model`,
+    inModel: (time) => `${time} of it in the model`,
     ranked: (n, time) => `${n} ranked${time ? ` in ${time}` : ''}.`,
     working: 'Ranking…',
     canceled: 'Cancelled.',

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Reason;
 use super::json::{Members, members};
 use super::python_json;
-use super::violation::{Problem, Violation};
+use super::violation::{Problem, Violation, echo};
 
 /// The JSON object of a body, as a whole and by its members.
 pub(super) fn read<'a>(
@@ -16,7 +16,7 @@ pub(super) fn read<'a>(
 ) -> Result<(&'a RawValue, Members<'a>), Reason> {
     check_content_type(content_type, body)?;
     let raw = json(body)?;
-    let members = members(raw).map_err(|problem| of_body(problem, super::violation::echo(raw)))?;
+    let members = members(raw).map_err(|problem| of_body(problem, echo(raw)))?;
     Ok((raw, members))
 }
 
@@ -34,7 +34,7 @@ fn check_content_type(header: Option<&str>, body: &[u8]) -> Result<(), Reason> {
         return Err(no_body());
     }
     let text = String::from_utf8_lossy(body).into_owned();
-    Err(of_body(Problem::NotAnObject, text.into()))
+    Err(of_body(Problem::NotSentAsJson, text.into()))
 }
 
 /// Python's `email.message` reads the header: case does not matter, and neither do parameters.

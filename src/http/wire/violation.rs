@@ -62,6 +62,10 @@ impl Violation {
 
     /// The same for a person: `documents.0: Input should be a valid string`.
     pub(crate) fn sentence(&self) -> String {
+        if matches!(self.problem, Problem::NotSentAsJson) {
+            return "the body was not sent as JSON; set the header `Content-Type: application/json`"
+                .to_owned();
+        }
         let path: Vec<String> = self.path.iter().map(Step::to_string).collect();
         let (_, message) = self.problem.describe();
         if path.is_empty() {
@@ -95,6 +99,8 @@ pub(super) enum Problem {
     Malformed(Fault),
     /// A required field, or the whole body, is absent.
     Missing,
+    /// `Content-Type` names something else, so the body counts as a string.
+    NotSentAsJson,
     /// The body or a document is not an object.
     NotAnObject,
     /// A list was wanted.
@@ -141,7 +147,7 @@ impl Problem {
         match self {
             Self::Malformed(_) => ("json_invalid", "JSON decode error"),
             Self::Missing => ("missing", "Field required"),
-            Self::NotAnObject => (
+            Self::NotSentAsJson | Self::NotAnObject => (
                 "model_attributes_type",
                 "Input should be a valid dictionary or object to extract fields from",
             ),
