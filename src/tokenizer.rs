@@ -4,12 +4,15 @@
 //! joined to each document as `<s> query </s></s> document </s>` with `longest_first` truncation, bit-exact with what
 //! their library does to a pair (`tests/it/parity.rs` compares on golden data).
 
+mod words;
+
 use std::str;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
+use self::words::Words;
 use crate::error;
 
 /// `<s>`, `</s></s>` and `</s>`: what the template adds to a pair.
@@ -25,6 +28,8 @@ const MAX_OVERLAP: usize = 80;
 /// A tokenizer for pairs, with the special tokens of its checkpoint.
 pub struct PairTokenizer {
     tokenizer: Tokenizer,
+    /// None if this tokenizer does not read texts word by word.
+    words: Option<Words>,
     bos: u32,
     eos: u32,
     max_length: usize,
@@ -109,6 +114,7 @@ impl PairTokenizer {
         );
         let tokenizer = Self {
             tokenizer,
+            words: Words::new(json),
             bos,
             eos,
             max_length,
@@ -131,10 +137,17 @@ impl PairTokenizer {
     }
 
     fn encode_one(&self, text: &str) -> error::Result<Tokens> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(strip(text), false)
-            .map_err(|e| error::Error::Inference(format!("tokenizer: {e}")))?;
+        self.tokens(strip(text))
+            .map_err(|e| error::Error::Inference(format!("tokenizer: {e}")))
+    }
+
+    fn tokens(&self, text: &str) -> tokenizers::Result<Tokens> {
+        if let Some(words) = &self.words
+            && let Some(tokens) = words.encode(&self.tokenizer, text)?
+        {
+            return Ok(tokens);
+        }
+        let encoding = self.tokenizer.encode_fast(text, false)?;
         Ok(encoding.get_ids().to_vec())
     }
 
