@@ -63,6 +63,16 @@ pub enum Error {
         /// How many are allowed.
         limit: usize,
     },
+    /// More pairs than the queue ever holds: documents read in many windows.
+    #[error(
+        "{pairs} pairs exceed the queue of {limit}; send fewer documents or lower max_chunks_per_doc, or raise RERANKER_MAX_QUEUE_PAIRS"
+    )]
+    TooManyPairs {
+        /// Pairs of the request: documents, or windows of documents.
+        pairs: usize,
+        /// The queue's size.
+        limit: usize,
+    },
     /// The queue is full for the moment.
     #[error("{queued} pairs are waiting and {refused} more do not fit the queue of {limit}; retry in {} s", retry_after.as_secs())]
     Overloaded {

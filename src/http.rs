@@ -94,13 +94,16 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models", get(status::models))
         .route("/v1/models/{*id}", get(status::model))
         .route("/metrics", get(status::metrics))
-        .route("/rerank/", post(async || Redirect::temporary("/rerank")))
         .merge(pages::router());
     for (path, route) in SCORING {
         let handle = move |State(app): State<Arc<App>>, headers: HeaderMap, body: Body| {
             rerank::handle(app, route, path, headers, body)
         };
         router = router.route(path, post(handle));
+        if path != "/" {
+            let with_slash = format!("{path}/"); // people paste such addresses
+            router = router.route(&with_slash, post(async move || Redirect::temporary(path)));
+        }
     }
     router
         .fallback(async || ApiError::NotFound)

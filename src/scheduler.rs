@@ -127,7 +127,8 @@ impl Scheduler {
     /// Scores a request's pairs, all or none. Dropping the future takes what still waits out of the queue.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] at once if they do not fit the queue, [`Error::ShuttingDown`] after [`Self::close`],
+    /// [`Error::Overloaded`] at once if they do not fit the queue now, [`Error::TooManyPairs`] if they never will,
+    /// [`Error::ShuttingDown`] after [`Self::close`],
     /// [`Error::Inference`] if the batch of any of them failed.
     pub async fn score(&self, pairs: Vec<Encoding>) -> Result<Scored> {
         if pairs.is_empty() {
@@ -196,7 +197,13 @@ impl Shared {
         if !state.open {
             return Err(Error::ShuttingDown);
         }
-        let count = pairs.len();
+        let (count, limit) = (pairs.len(), self.settings.limits.queue_pairs);
+        if count > limit {
+            return Err(Error::TooManyPairs {
+                pairs: count,
+                limit,
+            });
+        }
         let items = pairs.into_iter().map(|encoding| {
             let tokens = encoding.len();
             (encoding, tokens)
@@ -205,7 +212,7 @@ impl Shared {
             return Err(Error::Overloaded {
                 queued: full.queued,
                 refused: count,
-                limit: self.settings.limits.queue_pairs,
+                limit,
                 retry_after: state.time_to_drain(),
             });
         }

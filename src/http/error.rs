@@ -72,6 +72,7 @@ impl ApiError {
             Self::BodyUnreadable(_) => StatusCode::BAD_REQUEST,
             Self::Failed(
                 Error::TooManyDocuments { .. }
+                | Error::TooManyPairs { .. }
                 | Error::BodyTooLarge { .. }
                 | Error::QueryTooLong { .. }
                 | Error::DocumentTooLong { .. },
@@ -92,6 +93,7 @@ impl ApiError {
             Self::BodyUnreadable(_) => "broken_off",
             Self::Failed(error) => match error {
                 Error::TooManyDocuments { .. }
+                | Error::TooManyPairs { .. }
                 | Error::BodyTooLarge { .. }
                 | Error::QueryTooLong { .. }
                 | Error::DocumentTooLong { .. }

@@ -168,6 +168,29 @@ fn a_long_document_is_read_in_windows_when_asked_to() {
 }
 
 #[test]
+fn what_can_never_fit_the_queue_is_not_worth_a_retry() {
+    let server = Server::start(&[
+        ("RERANKER_MAX_DOCUMENTS", "8"),
+        ("RERANKER_MAX_QUEUE_PAIRS", "8"),
+    ]);
+    let long = "word ".repeat(1500);
+    let request = |documents: usize| {
+        let body = json!({"query": "q", "documents": vec![long.clone(); documents], "max_chunks_per_doc": 3});
+        server.post("/v1/rerank", &body.to_string())
+    };
+    assert_eq!(request(8).status, 200, "the same document is read once");
+    let different: Vec<String> = (0..3).map(|n| format!("{n} {long}")).collect();
+    let body = json!({"query": "q", "documents": different, "max_chunks_per_doc": 3});
+    let refused = server.post("/v1/rerank", &body.to_string());
+    assert_eq!((refused.status, refused.header("retry-after")), (413, None));
+    let message = refused.json()["message"].as_str().unwrap().to_owned();
+    assert!(
+        message.contains("9 pairs") && message.contains("queue of 8"),
+        "{message}"
+    );
+}
+
+#[test]
 fn truncation_follows_the_request() {
     let server = Server::start(&[]);
     let long = "word ".repeat(2000) + PASSAGES[1];

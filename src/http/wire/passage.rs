@@ -38,8 +38,9 @@ impl Passage {
 }
 
 fn text_of(members: &Members<'_>, rank_fields: &[String]) -> Result<String, Problem> {
-    if !rank_fields.is_empty() {
-        return ranked_fields(members, rank_fields);
+    let lines = ranked_fields(members, rank_fields)?;
+    if !lines.is_empty() {
+        return Ok(lines.join("\n"));
     }
     if let Some(value) = members.some("text") {
         return text(value);
@@ -51,10 +52,10 @@ fn text_of(members: &Members<'_>, rank_fields: &[String]) -> Result<String, Prob
     }
 }
 
-/// `key: value` lines in the order of `rank_fields`, as Cohere joins them.
-fn ranked_fields(members: &Members<'_>, rank_fields: &[String]) -> Result<String, Problem> {
-    let lines: Vec<String> = rank_fields
-        .iter()
+/// `key: value` in the order of `rank_fields`, as Cohere joins them; fields that a document lacks are passed over.
+fn ranked_fields(members: &Members<'_>, rank_fields: &[String]) -> Result<Vec<String>, Problem> {
+    let fields = rank_fields.iter();
+    fields
         .filter_map(|name| Some((name, members.some(name)?)))
         .map(|(name, value)| {
             let value = if value.get().starts_with('"') {
@@ -64,11 +65,7 @@ fn ranked_fields(members: &Members<'_>, rank_fields: &[String]) -> Result<String
             };
             Ok(format!("{name}: {value}"))
         })
-        .collect::<Result<_, Problem>>()?;
-    if lines.is_empty() {
-        return Err(Problem::NoText);
-    }
-    Ok(lines.join("\n"))
+        .collect()
 }
 
 /// The text parts of a vLLM multi-modal document.

@@ -32,8 +32,10 @@ const SCORE_FIELD: &str = "rerank_score";
 #[schema(as = RagfabRequest)]
 pub(crate) struct Request {
     /// What to look for; not blank.
+    #[schema(schema_with = schema::query_text)]
     query: String,
     /// At least one; each comes back with all its fields.
+    #[schema(schema_with = schema::ragfab_documents)]
     documents: Vec<Document>,
     /// How many to return at most.
     #[schema(schema_with = schema::natural, required = false, default = 5)]
@@ -63,18 +65,6 @@ pub(crate) struct Document {
     fields: Vec<(String, Box<RawValue>)>,
     /// The decoded `content`; may be blank.
     content: String,
-}
-
-impl PartialSchema for Document {
-    fn schema() -> openapi::RefOr<openapi::Schema> {
-        schema::ragfab_document()
-    }
-}
-
-impl ToSchema for Document {
-    fn name() -> std::borrow::Cow<'static, str> {
-        "RagfabDocument".into()
-    }
 }
 
 /// The answer of the original (`RerankResponse`), with the score in each document.

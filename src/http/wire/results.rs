@@ -36,7 +36,7 @@ pub(super) fn has_own_key(body: &Members<'_>) -> bool {
 #[schema(as = ResultsRequest)]
 pub(crate) struct Request {
     /// What to look for; not blank.
-    #[schema(schema_with = schema::passage)]
+    #[schema(schema_with = schema::query)]
     query: String,
     /// What to rank: strings or objects, at least one.
     #[schema(schema_with = schema::passages)]
@@ -44,8 +44,8 @@ pub(crate) struct Request {
     /// How many to return; absent, null or 0: all. `top_k` means the same.
     #[schema(schema_with = schema::natural, required = false)]
     pub(super) top_n: Option<usize>,
-    /// Which fields of a document to read, in this order.
-    #[schema(required = false)]
+    /// Which fields of a document to read, in this order, if it has any of them.
+    #[schema(schema_with = schema::names, required = false)]
     #[expect(
         dead_code,
         reason = "used while the documents are read; here for the API's description"

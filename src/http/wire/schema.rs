@@ -68,24 +68,46 @@ pub(crate) fn texts() -> RefOr<Schema> {
 
 /// A text, or an object that holds one.
 pub(crate) fn passage() -> RefOr<Schema> {
-    let text_part = ObjectBuilder::new()
-        .property("type", string("^text$"))
-        .property("text", Object::with_type(Type::String))
+    text_or_object(Object::with_type(Type::String))
+}
+
+/// The same, not blank.
+pub(crate) fn query() -> RefOr<Schema> {
+    text_or_object(string("\\S"))
+}
+
+/// A text that is not blank.
+pub(crate) fn query_text() -> RefOr<Schema> {
+    string("\\S").into()
+}
+
+fn text_or_object(text: Object) -> RefOr<Schema> {
+    let kind = AnyOfBuilder::new().item(string("^text$")).item(null());
+    let part = ObjectBuilder::new()
+        .property("type", kind)
+        .property("text", text.clone())
         .required("text");
     let content = AnyOfBuilder::new()
-        .item(Object::with_type(Type::String))
-        .item(ArrayBuilder::new().items(text_part).min_items(Some(1)));
+        .item(text.clone())
+        .item(ArrayBuilder::new().items(part).min_items(Some(1)));
     let with_text = ObjectBuilder::new()
-        .property("text", Object::with_type(Type::String))
+        .property("text", text.clone())
         .required("text");
     let with_content = ObjectBuilder::new()
+        .property("text", null())
         .property("content", content)
         .required("content");
     AnyOfBuilder::new()
-        .item(Object::with_type(Type::String))
+        .item(text)
         .item(with_text)
         .item(with_content)
         .into()
+}
+
+/// Names of fields, or nothing.
+pub(crate) fn names() -> RefOr<Schema> {
+    let names = ArrayBuilder::new().items(Object::with_type(Type::String));
+    AnyOfBuilder::new().item(names).item(null()).into()
 }
 
 /// A list of those, at least one.
@@ -97,7 +119,10 @@ pub(crate) fn passages() -> RefOr<Schema> {
 /// A document in an answer: an object with its text, or on `/infinity/rerank` the text.
 pub(crate) fn echo() -> RefOr<Schema> {
     let object = ObjectBuilder::new()
-        .property("text", Object::new()) // as it came
+        .property(
+            "text",
+            ObjectBuilder::new().schema_type(SchemaType::AnyValue),
+        ) // as it came
         .required("text");
     AnyOfBuilder::new()
         .item(Object::with_type(Type::String))
@@ -105,8 +130,14 @@ pub(crate) fn echo() -> RefOr<Schema> {
         .into()
 }
 
+/// A list of documents of `RAGFab`, at least one.
+pub(crate) fn ragfab_documents() -> RefOr<Schema> {
+    let list = ArrayBuilder::new().items(ragfab_document());
+    list.min_items(Some(1)).into()
+}
+
 /// A document of `RAGFab`: its text, and whatever else there is.
-pub(crate) fn ragfab_document() -> RefOr<Schema> {
+fn ragfab_document() -> RefOr<Schema> {
     ObjectBuilder::new()
         .property("content", Object::with_type(Type::String))
         .required("content")

@@ -188,6 +188,7 @@ fn a_document_is_read_where_its_text_is() {
             json!({"rank_fields": ["n", "title", "none"]}),
             "n: 1.5\ntitle: t",
         ),
+        (json!({"text": "a"}), json!({"rank_fields": ["none"]}), "a"),
     ] {
         let mut body = json!({"query": "q", "documents": [document]});
         body.as_object_mut()

@@ -168,7 +168,7 @@ impl Problem {
             Self::NotAPassage => ("string_type", "Input should be a valid string or object"),
             Self::NoText => (
                 "missing",
-                "An object needs a `text` or `content` string, or the request `rank_fields` that name its fields",
+                "An object needs a `text` or `content` string, or one of the fields that `rank_fields` names",
             ),
             Self::NotOnlyText => (
                 "value_error",
