@@ -3,19 +3,20 @@
 //! `*Args` hold what was typed; [`ServeArgs::resolve`] turns them into a [`Config`] that is known to be consistent, and
 //! reports everything that is wrong at once. Nothing else in the program reads the environment.
 
+mod access;
+mod http;
 mod values;
 
-use std::{
-    env,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{env, path::PathBuf, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::{Arg, Args, Command, builder::BoolishValueParser};
 
-pub use self::values::{Device, LogLevel, Secret};
+pub use self::{
+    access::{AccessArgs, AccessSettings, KeySettings, TlsFiles},
+    http::{HttpArgs, HttpSettings},
+    values::{Device, LogLevel, Origin, Secret},
+};
 use crate::{
     model::{
         Backend,
@@ -151,56 +152,6 @@ pub struct BatchArgs {
     pub deadline_ms: u64,
 }
 
-/// Where and within what limits the server listens.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Server")]
-pub struct HttpArgs {
-    /// Address to listen on
-    #[arg(
-        long,
-        env = "RERANKER_HOST",
-        default_value = "0.0.0.0",
-        value_name = "IP"
-    )]
-    pub host: IpAddr,
-
-    /// Port to listen on
-    #[arg(
-        long,
-        env = "RERANKER_PORT",
-        default_value_t = 8002,
-        value_name = "PORT"
-    )]
-    pub port: u16,
-
-    /// Documents per request
-    #[arg(
-        long,
-        env = "RERANKER_MAX_DOCUMENTS",
-        default_value_t = 4096,
-        value_name = "N"
-    )]
-    pub max_documents: usize,
-
-    /// Bytes per request
-    #[arg(
-        long,
-        env = "RERANKER_MAX_BODY_BYTES",
-        default_value_t = 33_554_432,
-        value_name = "BYTES"
-    )]
-    pub max_body_bytes: usize,
-
-    /// How long requests in progress may take to finish after SIGTERM
-    #[arg(
-        long,
-        env = "RERANKER_DRAIN_TIMEOUT_MS",
-        default_value_t = 30_000,
-        value_name = "MS"
-    )]
-    pub drain_timeout_ms: u64,
-}
-
 /// What is logged.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Log")]
@@ -263,19 +214,6 @@ pub struct ModelSettings {
     pub max_length: usize,
 }
 
-/// Where and within what limits the server listens.
-#[derive(Debug, Clone, Copy)]
-pub struct HttpSettings {
-    /// Address and port.
-    pub address: SocketAddr,
-    /// Documents per request.
-    pub max_documents: usize,
-    /// Bytes per request.
-    pub max_body_bytes: usize,
-    /// How long a drain may take.
-    pub drain_timeout: Duration,
-}
-
 impl ServeArgs {
     /// Checks everything and builds the settings.
     ///
@@ -297,12 +235,7 @@ impl ServeArgs {
             model,
             scheduler: self.batch.resolve(),
             deadline: Duration::from_millis(self.batch.deadline_ms),
-            http: HttpSettings {
-                address: SocketAddr::new(self.http.host, self.http.port),
-                max_documents: self.http.max_documents,
-                max_body_bytes: self.http.max_body_bytes,
-                drain_timeout: Duration::from_millis(self.http.drain_timeout_ms),
-            },
+            http: self.http.resolve(),
         })
     }
 
@@ -345,6 +278,7 @@ impl ServeArgs {
                 self.model.max_length
             ));
         }
+        problems.extend(self.http.problems());
         problems
     }
 }

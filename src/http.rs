@@ -3,12 +3,20 @@
 //! Only this module and its children know axum. A wire format is a file of types beside this one (`ragfab`); the
 //! work is [`Reranker::rerank`] for all of them.
 
+mod auth;
+mod body;
+mod connection;
 mod error;
+mod gate;
+mod layers;
+mod listen;
 pub(crate) mod ragfab;
+mod reload;
+mod request_id;
 mod status;
+mod tls;
 
 use std::{
-    future::Future,
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -16,16 +24,16 @@ use std::{
 use anyhow::Result;
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
+    extract::State,
     http::{HeaderMap, header},
     response::{IntoResponse, Redirect, Response},
     routing::{get, post},
 };
-use tokio::{net::TcpListener, sync::oneshot, task::spawn_blocking, time::sleep};
-use tracing::{info, warn};
+use tokio::task::spawn_blocking;
+use tracing::info;
 
-use self::error::ApiError;
+pub use self::listen::{Listener, serve};
+use self::{auth::Keys, body::RequestBody, error::ApiError, layers::guarded};
 use crate::{
     config::HttpSettings,
     error::Error,
@@ -36,18 +44,24 @@ use crate::{
 pub struct App {
     model_id: String,
     settings: HttpSettings,
+    /// None if everyone may use the server.
+    keys: Option<Keys>,
     /// Empty until the model has loaded and scored a first pair.
     reranker: OnceLock<Reranker>,
 }
 
 impl App {
     /// A server whose model is still loading.
-    pub fn new(model_id: String, settings: HttpSettings) -> Arc<Self> {
-        Arc::new(Self {
+    ///
+    /// # Errors
+    /// A file of keys that cannot be used.
+    pub fn new(model_id: String, settings: HttpSettings) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
             model_id,
+            keys: Keys::load(&settings.access.keys)?,
             settings,
             reranker: OnceLock::new(),
-        })
+        }))
     }
 
     /// From now on requests are answered.
@@ -63,7 +77,7 @@ impl App {
 
 /// The routes, without a socket.
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/", get(status::root))
         .route("/health", get(status::health))
         .route("/info", get(status::info))
@@ -71,53 +85,17 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/rerank/", post(async || Redirect::temporary("/rerank")))
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(DefaultBodyLimit::max(app.settings.max_body_bytes))
-        .with_state(app)
-}
-
-/// Serves until `shutdown`, then drains: no new connections, requests in progress are finished, within limits.
-///
-/// # Errors
-/// If the socket fails.
-pub async fn serve(
-    listener: TcpListener,
-    app: Arc<App>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<()> {
-    let drain_timeout = app.settings.drain_timeout;
-    let (draining, drain_began) = oneshot::channel();
-    let server =
-        axum::serve(listener, router(Arc::clone(&app))).with_graceful_shutdown(async move {
-            shutdown.await;
-            info!(
-                timeout_ms = drain_timeout.as_millis(),
-                "stopping: finishing requests in progress"
-            );
-            let _ = draining.send(());
-        });
-    let too_long = async {
-        let _ = drain_began.await;
-        sleep(drain_timeout).await;
-    };
-    tokio::select! {
-        stopped = server => stopped?,
-        () = too_long => warn!("requests in progress did not finish within RERANKER_DRAIN_TIMEOUT_MS; giving them up"),
-    }
-    if let Some(reranker) = app.reranker.get() {
-        reranker.close();
-    }
-    info!("stopped");
-    Ok(())
+        .with_state(Arc::clone(&app));
+    guarded(routes, &app)
 }
 
 /// `POST /rerank`.
 async fn rerank(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    RequestBody(body): RequestBody,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
-    let body = body.map_err(|e| ApiError::from_body(&e, app.settings.max_body_bytes))?;
     let content_type = headers.get(header::CONTENT_TYPE);
     ragfab::check_content_type(content_type.and_then(|value| value.to_str().ok()), &body)?;
     // Off the async threads: a body may have millions of bytes.

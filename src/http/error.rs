@@ -2,16 +2,18 @@
 //!
 //! The body is the old service's: `{"detail": …}`, a sentence, or for a malformed request FastAPI's list.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::rejection::BytesRejection,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
 use tracing::{error, warn};
 
-use super::ragfab::Rejection;
+use super::{body::ENCODINGS, ragfab::Rejection};
 use crate::error::Error;
 
 /// A request that was not answered with a ranking.
@@ -25,8 +27,19 @@ pub(super) enum ApiError {
     NotFound,
     /// The route exists, but not for this method.
     MethodNotAllowed,
-    /// The connection broke off before the body was complete.
+    /// The connection broke off before the body was complete, or it cannot be unpacked.
     BodyUnreadable(String),
+    /// The body did not arrive in time.
+    BodyTimeout(Duration),
+    /// The body is packed in a way that is not known here.
+    UnknownEncoding(String),
+    /// No key, or a wrong one.
+    Unauthorized,
+    /// This connection is one more than there may be.
+    TooManyConnections {
+        /// How many there may be.
+        limit: usize,
+    },
     /// Everything below HTTP.
     Failed(Error),
 }
@@ -36,7 +49,7 @@ impl ApiError {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             return Self::Failed(Error::BodyTooLarge { limit });
         }
-        Self::BodyUnreadable(rejection.body_text())
+        Self::BodyUnreadable(innermost(rejection))
     }
 
     fn status(&self) -> StatusCode {
@@ -44,10 +57,15 @@ impl ApiError {
             Self::Rejected(rejection) => {
                 StatusCode::from_u16(rejection.status()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY)
             }
-            Self::NotReady | Self::Failed(Error::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady
+            | Self::TooManyConnections { .. }
+            | Self::Failed(Error::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyUnreadable(_) => StatusCode::BAD_REQUEST,
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::UnknownEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Failed(Error::TooManyDocuments { .. } | Error::BodyTooLarge { .. }) => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
@@ -64,6 +82,22 @@ impl ApiError {
             Self::NotFound => "Not Found".into(),
             Self::MethodNotAllowed => "Method Not Allowed".into(),
             Self::BodyUnreadable(why) => format!("the body could not be read: {why}").into(),
+            Self::BodyTimeout(limit) => format!(
+                "the body did not arrive within {} ms; send it faster, or raise RERANKER_BODY_TIMEOUT_MS",
+                limit.as_millis()
+            )
+            .into(),
+            Self::UnknownEncoding(given) => format!(
+                "Content-Encoding \"{given}\" is not known here; send the body as it is, or as one of {ENCODINGS}"
+            )
+            .into(),
+            Self::Unauthorized => {
+                "a valid API key is needed; send it as Authorization: Bearer <key>, or as X-API-Key: <key>".into()
+            }
+            Self::TooManyConnections { limit } => format!(
+                "all {limit} connections are taken; close idle ones, retry in 1 s, or raise RERANKER_MAX_CONNECTIONS"
+            )
+            .into(),
             // Its text may hold what a stranger should not see; it is in the log.
             Self::Failed(Error::Inference(_)) => {
                 "the model failed on this request; the server's log says why".into()
@@ -77,10 +111,36 @@ impl ApiError {
         match self {
             Self::Failed(Error::Overloaded { retry_after, .. }) => Some(retry_after.as_secs()),
             Self::NotReady => Some(5),
-            Self::Failed(Error::ShuttingDown) => Some(1),
+            Self::TooManyConnections { .. } | Self::Failed(Error::ShuttingDown) => Some(1),
             _ => None,
         }
     }
+
+    /// What else an answer of this kind must say to be understood by programs.
+    fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Self::Unauthorized => {
+                Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
+            }
+            Self::UnknownEncoding(_) => {
+                Some((header::ACCEPT_ENCODING, HeaderValue::from_static(ENCODINGS)))
+            }
+            // The rest of a late body would be taken for the next request.
+            Self::BodyTimeout(_) | Self::TooManyConnections { .. } => {
+                Some((header::CONNECTION, HeaderValue::from_static("close")))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The cause at the bottom, in its own words; those above it say only that there is one.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 impl From<Rejection> for ApiError {
@@ -102,7 +162,10 @@ impl IntoResponse for ApiError {
             Self::Failed(error @ Error::Inference(_)) => {
                 error!(status = status.as_u16(), "{error}");
             }
-            Self::Failed(_) | Self::BodyUnreadable(_) => {
+            Self::Failed(_)
+            | Self::BodyUnreadable(_)
+            | Self::BodyTimeout(_)
+            | Self::TooManyConnections { .. } => {
                 warn!(status = status.as_u16(), "{detail}");
             }
             _ => {}
@@ -112,6 +175,9 @@ impl IntoResponse for ApiError {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some((name, value)) = self.header() {
+            response.headers_mut().insert(name, value);
         }
         response
     }

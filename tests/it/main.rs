@@ -4,6 +4,7 @@
 mod api;
 mod cli;
 mod documents;
+mod guards;
 mod hub;
 mod load;
 mod parity;
