@@ -45,7 +45,7 @@ pub struct App {
     model_id: String,
     settings: HttpSettings,
     /// None if everyone may use the server.
-    keys: Option<Keys>,
+    keys: Option<Arc<Keys>>,
     /// Empty until the model has loaded and scored a first pair.
     reranker: OnceLock<Reranker>,
 }
@@ -76,7 +76,7 @@ impl App {
 }
 
 /// The routes, without a socket.
-pub fn router(app: Arc<App>) -> Router {
+pub fn router(app: &Arc<App>) -> Router {
     let routes = Router::new()
         .route("/", get(status::root))
         .route("/health", get(status::health))
@@ -85,8 +85,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/rerank/", post(async || Redirect::temporary("/rerank")))
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .with_state(Arc::clone(&app));
-    guarded(routes, &app)
+        .with_state(Arc::clone(app));
+    guarded(routes, app)
 }
 
 /// `POST /rerank`.

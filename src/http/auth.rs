@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, Method, header},
+    http::{HeaderMap, HeaderValue, Method, header},
     middleware::Next,
     response::Response,
 };
@@ -35,15 +35,15 @@ impl Keys {
     ///
     /// # Errors
     /// A key file that cannot be read or has no key.
-    pub(super) fn load(settings: &KeySettings) -> Result<Option<Self>> {
+    pub(super) fn load(settings: &KeySettings) -> Result<Option<Arc<Self>>> {
         if settings.given.is_empty() && settings.file.is_none() {
             return Ok(None);
         }
         let digests = RwLock::new(digests(settings)?);
-        Ok(Some(Self {
+        Ok(Some(Arc::new(Self {
             settings: settings.clone(),
             digests,
-        }))
+        })))
     }
 
     /// The file to watch, if there is one.
@@ -103,7 +103,7 @@ fn digest(key: &str) -> KeyDigest {
 fn candidates(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let authorization = headers.get(header::AUTHORIZATION);
     let bearer = authorization.map(|value| without_scheme(value.as_bytes()));
-    let x_api_key = headers.get("x-api-key").map(|value| value.as_bytes());
+    let x_api_key = headers.get("x-api-key").map(HeaderValue::as_bytes);
     bearer.into_iter().chain(x_api_key).map(<[u8]>::trim_ascii)
 }
 
@@ -152,11 +152,11 @@ fn is_below(path: &str, root: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use axum::{body::Body, http::HeaderValue};
+    use axum::body::Body;
 
     use super::*;
 
-    fn keys(text: &str) -> Keys {
+    fn keys(text: &str) -> Arc<Keys> {
         let given = text.split(' ').map(|key| key.parse().unwrap()).collect();
         let settings = KeySettings { given, file: None };
         Keys::load(&settings).unwrap().unwrap()

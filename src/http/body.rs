@@ -1,16 +1,20 @@
 //! The body of a request, read in one place: within a number of bytes, counted after unpacking, and within a time.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::Arc,
+};
 
 use axum::{
     body::{Body, Bytes},
-    extract::{DefaultBodyLimit, FromRequest, Request},
-    http::{HeaderMap, header},
+    extract::{DefaultBodyLimit, FromRequest},
+    http::{HeaderMap, Request, header},
     response::Response,
 };
 use tokio::time::timeout;
 use tower::{ServiceExt as _, service_fn};
-use tower_http::decompression::RequestDecompression;
+use tower_http::decompression::{DecompressionBody, RequestDecompression};
 
 use super::{App, error::ApiError};
 use crate::error::Error;
@@ -24,7 +28,7 @@ pub(super) struct RequestBody(pub(super) Bytes);
 impl FromRequest<Arc<App>> for RequestBody {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
+    async fn from_request(request: Request<Body>, app: &Arc<App>) -> Result<Self, ApiError> {
         let limit = app.settings.max_body_bytes;
         let time = app.settings.body_timeout;
         let body = timeout(time, read(request, limit)).await;
@@ -32,7 +36,7 @@ impl FromRequest<Arc<App>> for RequestBody {
     }
 }
 
-async fn read(request: Request, limit: usize) -> Result<Bytes, ApiError> {
+async fn read(request: Request<Body>, limit: usize) -> Result<Bytes, ApiError> {
     // Before the first byte of it: a client that asks whether to send a body is spared the sending.
     if announced(request.headers()).is_some_and(|bytes| bytes > limit) {
         return Err(Error::BodyTooLarge { limit }.into());
@@ -49,21 +53,21 @@ fn announced(headers: &HeaderMap) -> Option<usize> {
 }
 
 /// The request with a body that unpacks itself as it is read.
-async fn unpacked(mut request: Request) -> Result<Request, ApiError> {
+async fn unpacked(mut request: Request<Body>) -> Result<Request<Body>, ApiError> {
     let Some(encoding) = encoding(request.headers())? else {
         return Ok(request);
     };
     request
         .headers_mut()
         .insert(header::CONTENT_ENCODING, encoding.parse().expect("ASCII"));
-    // The unpacking is a layer around a service; this service hands the body out again.
-    let body = RequestDecompression::new(service_fn(async |request: Request<_>| {
-        Ok::<_, Infallible>(Response::new(Body::new(request.into_body())))
-    }))
-    .oneshot(request)
-    .await;
-    let Ok(body) = body;
-    Ok(Request::new(Body::new(body.into_body())))
+    let service = RequestDecompression::new(service_fn(hand_out));
+    let Ok(response) = service.oneshot(request).await;
+    Ok(Request::new(Body::new(response.into_body())))
+}
+
+/// The unpacking is a layer around a service; this is a service that only hands the body out again.
+fn hand_out(request: Request<DecompressionBody<Body>>) -> Ready<Result<Response, Infallible>> {
+    ready(Ok(Response::new(Body::new(request.into_body()))))
 }
 
 /// The one encoding of the body, if it has one.

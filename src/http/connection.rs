@@ -7,9 +7,10 @@ use std::{
     convert::Infallible,
     future::{self, Future},
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -25,6 +26,10 @@ use super::{
     error::ApiError,
     request_id::{self, X_REQUEST_ID},
 };
+
+/// How long bytes that nobody wants are still read at the end of a connection, and how soon the next must come.
+const DISCARDING: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_millis(250);
 
 /// How long a connection may be without a request.
 #[derive(Clone, Copy)]
@@ -99,6 +104,7 @@ pub(super) struct Connection {
     activity: Arc<Activity>,
     /// Rings when the connection may be due, never later.
     alarm: Pin<Box<Sleep>>,
+    discarding_until: Option<Instant>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -113,6 +119,7 @@ impl Connection {
             stream,
             activity,
             alarm,
+            discarding_until: None,
             _place: place,
         }
     }
@@ -128,6 +135,29 @@ impl Connection {
             self.alarm.as_mut().reset(due);
         }
         Ok(())
+    }
+
+    /// Reads on, for a while, as long as something comes. To close on a client that is still sending would reset the
+    /// connection, and the client would see that instead of the answer that says what is wrong with its request.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let now = Instant::now();
+        let end = *self.discarding_until.get_or_insert_with(|| {
+            self.alarm.as_mut().reset(now + QUIET);
+            now + DISCARDING
+        });
+        let mut bytes = [MaybeUninit::uninit(); 16 * 1024];
+        loop {
+            let mut buf = ReadBuf::uninit(&mut bytes);
+            let read = Pin::new(&mut self.stream).poll_read(cx, &mut buf)?;
+            if read.is_ready() {
+                if buf.filled().is_empty() || Instant::now() >= end {
+                    return Poll::Ready(Ok(()));
+                }
+                self.alarm.as_mut().reset(Instant::now() + QUIET);
+            } else {
+                return self.alarm.as_mut().poll(cx).map(Ok);
+            }
+        }
     }
 
     fn note_written(&self, written: &Poll<io::Result<usize>>) {
@@ -180,7 +210,8 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        self.poll_discard(cx)
     }
 }
 

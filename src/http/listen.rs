@@ -103,7 +103,7 @@ pub async fn serve(
         handle.graceful_shutdown(None);
         sleep(timeout).await;
     };
-    let routes = router(Arc::clone(&app));
+    let routes = router(&app);
     tokio::select! {
         stopped = listener.answer(routes, &app.settings, handle.clone()) => stopped?,
         () = drain => {
@@ -119,20 +119,17 @@ pub async fn serve(
 }
 
 /// Tasks that end with the process.
-fn reload_what_changes(listener: &Listener, app: &Arc<App>) -> Result<()> {
+fn reload_what_changes(listener: &Listener, app: &App) -> Result<()> {
     if let Some(tls) = listener.tls.clone() {
         let files = tls.files();
         let watch = Watch::new(vec![files.cert.clone(), files.key.clone()])?;
         tokio::spawn(watch.run(move || tls.reload()));
     }
-    if let Some(file) = app.keys.as_ref().and_then(|keys| keys.file()) {
+    if let Some(keys) = app.keys.clone()
+        && let Some(file) = keys.file()
+    {
         let watch = Watch::new(vec![file.clone()])?;
-        let app = Arc::clone(app);
-        tokio::spawn(watch.run(move || {
-            app.keys
-                .as_ref()
-                .map_or_else(|| Ok(String::new()), |keys| keys.reload())
-        }));
+        tokio::spawn(watch.run(move || keys.reload()));
     }
     Ok(())
 }

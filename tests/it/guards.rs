@@ -12,12 +12,14 @@ use crate::support::{Answer, Server, read_answer};
 const BODY: &str = r#"{"query":"web server","documents":[{"content":"a fruit"},{"content":"a small web server"}]}"#;
 
 fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> String {
-    let lines: String = headers
+    let mut lines: Vec<String> = headers
         .iter()
         .map(|(name, value)| format!("{name}: {value}\r\n"))
         .collect();
+    lines.push(format!("Content-Length: {length}\r\n\r\n"));
     format!(
-        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{lines}Content-Length: {length}\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{}",
+        lines.concat()
     )
 }
 
