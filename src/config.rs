@@ -380,6 +380,26 @@ mod tests {
     }
 
     #[test]
+    fn times_and_connections_have_bounds() {
+        let at_the_bounds = parse(&["--header-timeout-ms=1", "--body-timeout-ms=86400000"]);
+        assert!(at_the_bounds.resolve().is_ok());
+        let args = parse(&[
+            "--max-connections=0",
+            "--header-timeout-ms=0",
+            "--body-timeout-ms=86400001",
+        ]);
+        let error = args.resolve().unwrap_err().to_string();
+        assert_eq!(
+            error.lines().collect::<Vec<_>>(),
+            [
+                "RERANKER_MAX_CONNECTIONS is 0; it must be at least 1",
+                "RERANKER_HEADER_TIMEOUT_MS is 0; it must be from 1 to 86400000 (a day)",
+                "RERANKER_BODY_TIMEOUT_MS is 86400001; it must be from 1 to 86400000 (a day)",
+            ]
+        );
+    }
+
+    #[test]
     fn a_bad_model_is_told_together_with_the_rest() {
         let mut args = parse(&["--deadline-ms=0"]);
         args.model.model = "no such thing".to_owned();

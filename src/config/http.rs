@@ -9,6 +9,9 @@ use clap::Args;
 
 use super::access::{AccessArgs, AccessSettings};
 
+/// Nobody waits longer, and a clock can add it to any time.
+const DAY_MS: u64 = 86_400_000;
+
 /// Where and within what limits the server listens.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server")]
@@ -127,13 +130,17 @@ impl HttpArgs {
 
     pub(super) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        for (name, is_zero) in [
-            ("RERANKER_MAX_CONNECTIONS", self.max_connections == 0),
-            ("RERANKER_HEADER_TIMEOUT_MS", self.header_timeout_ms == 0),
-            ("RERANKER_BODY_TIMEOUT_MS", self.body_timeout_ms == 0),
+        if self.max_connections == 0 {
+            problems.push("RERANKER_MAX_CONNECTIONS is 0; it must be at least 1".to_owned());
+        }
+        for (name, ms) in [
+            ("RERANKER_HEADER_TIMEOUT_MS", self.header_timeout_ms),
+            ("RERANKER_BODY_TIMEOUT_MS", self.body_timeout_ms),
         ] {
-            if is_zero {
-                problems.push(format!("{name} is 0; it must be at least 1"));
+            if !(1..=DAY_MS).contains(&ms) {
+                problems.push(format!(
+                    "{name} is {ms}; it must be from 1 to {DAY_MS} (a day)"
+                ));
             }
         }
         problems.extend(self.access.problems());
