@@ -4,12 +4,14 @@
     reason = "standard output is where a command's result goes"
 )]
 
+mod probe;
+
 use std::{
     convert::Infallible,
     fs,
     future::pending,
-    io::{self, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
+    io::{self, Read as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -18,7 +20,6 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::{
-    net::TcpListener,
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
     task::spawn_blocking,
@@ -28,7 +29,7 @@ use tracing::info;
 use crate::{
     config::{Config, ServeArgs, ignore_empty_variables},
     http::{
-        self, App,
+        self, App, Listener,
         wire::{self, Route, Served},
     },
     metrics::Metrics,
@@ -124,13 +125,15 @@ fn serve(args: &ServeArgs) -> Result<()> {
 }
 
 async fn serve_until_stopped(config: &Config) -> Result<()> {
-    let address = config.http.address;
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}"))?;
-    info!(version = %env!("CARGO_PKG_VERSION"), address = %listener.local_addr()?, "listening; loading the model");
     let metrics = Arc::new(Metrics::new());
-    let app = App::new(config.model.id.clone(), config.http, Arc::clone(&metrics));
+    let app = App::new(
+        config.model.id.clone(),
+        config.http.clone(),
+        Arc::clone(&metrics),
+    )?;
+    let listener = Listener::bind(&config.http).await?;
+    let (scheme, address) = (listener.scheme(), listener.local_addr()?);
+    info!(version = %env!("CARGO_PKG_VERSION"), scheme, %address, "listening; loading the model");
     let stop = stop_signal()?;
     tokio::select! {
         served = http::serve(listener, Arc::clone(&app), stop) => served,
@@ -214,30 +217,13 @@ fn read_request(file: &PathBuf) -> Result<Vec<u8>> {
 
 fn healthcheck(args: &HealthcheckArgs) -> Result<()> {
     let address = SocketAddr::new(args.host, args.port);
-    let status = get_status(address, Duration::from_millis(args.timeout_ms))
-        .with_context(|| format!("no answer from http://{address}/health"))?;
+    let status = probe::health(address, Duration::from_millis(args.timeout_ms))
+        .with_context(|| format!("no answer from {address}/health"))?;
     if status != 200 {
-        bail!("http://{address}/health answers {status}: the model is not ready");
+        bail!("{address}/health answers {status}: the model is not ready");
     }
     println!("healthy");
     Ok(())
-}
-
-/// One request and the status line of its answer do not need an HTTP client.
-fn get_status(address: SocketAddr, timeout: Duration) -> Result<u16> {
-    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
-    write!(
-        stream,
-        "GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = String::new();
-    stream.take(4096).read_to_string(&mut answer)?;
-    answer
-        .strip_prefix("HTTP/1.1 ")
-        .and_then(|rest| rest.get(..3)?.parse().ok())
-        .context("the answer is not HTTP")
 }
 
 fn runtime() -> Result<Runtime> {

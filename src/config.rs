@@ -3,19 +3,20 @@
 //! `*Args` hold what was typed; [`ServeArgs::resolve`] turns them into a [`Config`] that is known to be consistent, and
 //! reports everything that is wrong at once. Nothing else in the program reads the environment.
 
+mod access;
+mod http;
 mod values;
 
-use std::{
-    env,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{env, path::PathBuf, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::{Arg, Args, Command, builder::BoolishValueParser};
 
-pub use self::values::{Device, LogLevel, Secret};
+pub use self::{
+    access::{AccessArgs, AccessSettings, KeySettings, TlsFiles},
+    http::{HttpArgs, HttpSettings},
+    values::{Device, LogLevel, Origin, Secret},
+};
 use crate::{
     model::{
         Backend,
@@ -162,74 +163,6 @@ pub struct BatchArgs {
     pub deadline_ms: u64,
 }
 
-/// Where and within what limits the server listens.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Server")]
-pub struct HttpArgs {
-    /// Address to listen on
-    #[arg(
-        long,
-        env = "RERANKER_HOST",
-        default_value = "0.0.0.0",
-        value_name = "IP"
-    )]
-    pub host: IpAddr,
-
-    /// Port to listen on
-    #[arg(
-        long,
-        env = "RERANKER_PORT",
-        default_value_t = 8002,
-        value_name = "PORT"
-    )]
-    pub port: u16,
-
-    /// Documents per request
-    #[arg(
-        long,
-        env = "RERANKER_MAX_DOCUMENTS",
-        default_value_t = 4096,
-        value_name = "N"
-    )]
-    pub max_documents: usize,
-
-    /// Characters per document
-    #[arg(
-        long,
-        env = "RERANKER_MAX_DOCUMENT_CHARS",
-        default_value_t = 1_000_000,
-        value_name = "N"
-    )]
-    pub max_document_chars: usize,
-
-    /// Characters per query
-    #[arg(
-        long,
-        env = "RERANKER_MAX_QUERY_CHARS",
-        default_value_t = 100_000,
-        value_name = "N"
-    )]
-    pub max_query_chars: usize,
-
-    /// Bytes per request
-    #[arg(
-        long,
-        env = "RERANKER_MAX_BODY_BYTES",
-        default_value_t = 33_554_432,
-        value_name = "BYTES"
-    )]
-    pub max_body_bytes: usize,
-
-    /// How long requests in progress may take to finish after SIGTERM
-    #[arg(
-        long,
-        env = "RERANKER_DRAIN_TIMEOUT_MS",
-        default_value_t = 30_000,
-        value_name = "MS"
-    )]
-    pub drain_timeout_ms: u64,
-}
-
 /// What is logged.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Log")]
@@ -292,23 +225,6 @@ pub struct ModelSettings {
     pub max_length: usize,
 }
 
-/// Where and within what limits the server listens.
-#[derive(Debug, Clone, Copy)]
-pub struct HttpSettings {
-    /// Address and port.
-    pub address: SocketAddr,
-    /// Documents per request.
-    pub max_documents: usize,
-    /// Characters per document.
-    pub max_document_chars: usize,
-    /// Characters per query.
-    pub max_query_chars: usize,
-    /// Bytes per request.
-    pub max_body_bytes: usize,
-    /// How long a drain may take.
-    pub drain_timeout: Duration,
-}
-
 impl ServeArgs {
     /// Checks everything and builds the settings.
     ///
@@ -333,14 +249,7 @@ impl ServeArgs {
                 deadline: Duration::from_millis(self.batch.deadline_ms),
                 chunks: self.batch.max_chunks_per_doc,
             },
-            http: HttpSettings {
-                address: SocketAddr::new(self.http.host, self.http.port),
-                max_documents: self.http.max_documents,
-                max_document_chars: self.http.max_document_chars,
-                max_query_chars: self.http.max_query_chars,
-                max_body_bytes: self.http.max_body_bytes,
-                drain_timeout: Duration::from_millis(self.http.drain_timeout_ms),
-            },
+            http: self.http.resolve(),
         })
     }
 
@@ -386,6 +295,7 @@ impl ServeArgs {
                 self.model.max_length
             ));
         }
+        problems.extend(self.http.problems());
         problems
     }
 }
@@ -482,6 +392,26 @@ mod tests {
                 "RERANKER_MAX_BATCH_PAIRS is 0; it must be at least 1",
                 "RERANKER_MAX_LENGTH is 600, more than RERANKER_MAX_BATCH_TOKENS = 500; lower the one or raise the other",
                 "RERANKER_MAX_DOCUMENTS is 20000, more than RERANKER_MAX_QUEUE_PAIRS = 16384; lower the one or raise the other",
+            ]
+        );
+    }
+
+    #[test]
+    fn times_and_connections_have_bounds() {
+        let at_the_bounds = parse(&["--header-timeout-ms=1", "--body-timeout-ms=86400000"]);
+        assert!(at_the_bounds.resolve().is_ok());
+        let args = parse(&[
+            "--max-connections=0",
+            "--header-timeout-ms=0",
+            "--body-timeout-ms=86400001",
+        ]);
+        let error = args.resolve().unwrap_err().to_string();
+        assert_eq!(
+            error.lines().collect::<Vec<_>>(),
+            [
+                "RERANKER_MAX_CONNECTIONS is 0; it must be at least 1",
+                "RERANKER_HEADER_TIMEOUT_MS is 0; it must be from 1 to 86400000 (a day)",
+                "RERANKER_BODY_TIMEOUT_MS is 86400001; it must be from 1 to 86400000 (a day)",
             ]
         );
     }

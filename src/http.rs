@@ -3,15 +3,23 @@
 //! Only this module and its children know axum. A wire format is a file of types in `wire`; the work is
 //! [`Reranker::rerank`] for all of them.
 
+mod auth;
+mod body;
+mod connection;
 mod error;
+mod gate;
+mod layers;
+mod listen;
 mod openapi;
 mod pages;
+mod reload;
+mod request_id;
 mod rerank;
 mod status;
+mod tls;
 pub(crate) mod wire;
 
 use std::{
-    future::Future,
     sync::{Arc, OnceLock},
     time::SystemTime,
 };
@@ -19,16 +27,20 @@ use std::{
 use anyhow::Result;
 use axum::{
     Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
+    extract::State,
     http::HeaderMap,
     response::Redirect,
     routing::{get, post},
 };
-use tokio::{net::TcpListener, sync::oneshot, time::sleep};
-use tracing::{info, warn};
 
-use self::{error::ApiError, wire::Route};
+pub use self::listen::{Listener, serve};
+use self::{
+    auth::Keys,
+    body::RequestBody,
+    error::ApiError,
+    layers::guarded,
+    wire::{Family, Route},
+};
 use crate::{config::HttpSettings, metrics::Metrics, rerank::Reranker};
 
 /// What the handlers share.
@@ -37,20 +49,30 @@ pub struct App {
     settings: HttpSettings,
     metrics: Arc<Metrics>,
     started: SystemTime,
+    /// None if everyone may use the server.
+    keys: Option<Arc<Keys>>,
     /// Empty until the model has loaded and scored a first pair.
     reranker: OnceLock<Reranker>,
 }
 
 impl App {
     /// A server whose model is still loading.
-    pub fn new(model_id: String, settings: HttpSettings, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self {
+    ///
+    /// # Errors
+    /// A file of keys that cannot be used.
+    pub fn new(
+        model_id: String,
+        settings: HttpSettings,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self {
             model_id,
+            keys: Keys::load(&settings.access.keys)?,
             settings,
             metrics,
             started: SystemTime::now(),
             reranker: OnceLock::new(),
-        })
+        }))
     }
 
     /// From now on requests are answered.
@@ -83,8 +105,7 @@ const SCORING: [(&str, Route); 11] = [
 ];
 
 /// The routes, without a socket.
-pub fn router(app: Arc<App>) -> Router {
-    let limit = DefaultBodyLimit::max(app.settings.max_body_bytes);
+pub fn router(app: &Arc<App>) -> Router {
     let mut router = Router::new()
         .route("/", get(status::root))
         .route("/health", get(status::health))
@@ -105,47 +126,18 @@ pub fn router(app: Arc<App>) -> Router {
             router = router.route(&with_slash, post(async move || Redirect::temporary(path)));
         }
     }
-    router
+    let routes = router
         .fallback(async || ApiError::NotFound)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
-        .layer(limit)
-        .with_state(app)
+        .with_state(Arc::clone(app));
+    guarded(routes, app)
+}
+
+/// Whose clients ask on a path.
+fn family(path: &str) -> Family {
+    let route = SCORING.iter().find(|(scoring, _)| *scoring == path);
+    route.map_or(Family::Unknown, |(_, route)| route.family())
 }
 
 /// What came after the headers, or why it could not be read.
-type Body = Result<Bytes, BytesRejection>;
-
-/// Serves until `shutdown`, then drains: no new connections, requests in progress are finished, within limits.
-///
-/// # Errors
-/// If the socket fails.
-pub async fn serve(
-    listener: TcpListener,
-    app: Arc<App>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<()> {
-    let drain_timeout = app.settings.drain_timeout;
-    let (draining, drain_began) = oneshot::channel();
-    let server =
-        axum::serve(listener, router(Arc::clone(&app))).with_graceful_shutdown(async move {
-            shutdown.await;
-            info!(
-                timeout_ms = drain_timeout.as_millis(),
-                "stopping: finishing requests in progress"
-            );
-            let _ = draining.send(());
-        });
-    let too_long = async {
-        let _ = drain_began.await;
-        sleep(drain_timeout).await;
-    };
-    tokio::select! {
-        stopped = server => stopped?,
-        () = too_long => warn!("requests in progress did not finish within RERANKER_DRAIN_TIMEOUT_MS; giving them up"),
-    }
-    if let Some(reranker) = app.reranker.get() {
-        reranker.close();
-    }
-    info!("stopped");
-    Ok(())
-}
+type Body = Result<RequestBody, ApiError>;

@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(firsts(all(4, 9, Side::Right)), [0, 3, 6]);
         assert_eq!(firsts(all(4, 2, Side::Right)), [0, 3]);
         assert_eq!(firsts(all(4, 9, Side::Left)), [6, 3, 0]);
-        assert_eq!(all(10, 9, Side::Right), [document.clone()]);
+        assert_eq!(all(10, 9, Side::Right), std::slice::from_ref(&document));
         assert_eq!(all(0, 1, Side::Right), [Vec::<u32>::new()]);
         assert_eq!(all(4, 0, Side::Left), [[6, 7, 8, 9]]);
     }

@@ -9,16 +9,21 @@
 //!
 //! `detail` is a sentence, or for a 422 `FastAPI`'s list.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::rejection::BytesRejection,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
 use tracing::{error, warn};
 
-use super::wire::{Family, Reason};
+use super::{
+    body::ENCODINGS,
+    wire::{Family, Reason},
+};
 use crate::error::Error;
 
 /// A request that was not answered with a ranking.
@@ -32,8 +37,19 @@ pub(super) enum ApiError {
     NotFound,
     /// The route exists, but not for this method.
     MethodNotAllowed,
-    /// The connection broke off before the body was complete.
+    /// The connection broke off before the body was complete, or it cannot be unpacked.
     BodyUnreadable(String),
+    /// The body did not arrive in time.
+    BodyTimeout(Duration),
+    /// The body is packed in a way that is not known here.
+    UnknownEncoding(String),
+    /// No key, or a wrong one.
+    Unauthorized,
+    /// This connection is one more than there may be.
+    TooManyConnections {
+        /// How many there may be.
+        limit: usize,
+    },
     /// Everything below HTTP.
     Failed(Error),
 }
@@ -50,7 +66,7 @@ impl ApiError {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             return Self::Failed(Error::BodyTooLarge { limit });
         }
-        Self::BodyUnreadable(rejection.body_text())
+        Self::BodyUnreadable(innermost(rejection))
     }
 
     /// For clients of this family.
@@ -66,7 +82,9 @@ impl ApiError {
             Self::Rejected(reason) => {
                 StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY)
             }
-            Self::NotReady | Self::Failed(Error::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady
+            | Self::TooManyConnections { .. }
+            | Self::Failed(Error::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyUnreadable(_) => StatusCode::BAD_REQUEST,
@@ -78,6 +96,9 @@ impl ApiError {
                 | Error::DocumentTooLong { .. },
             ) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Failed(Error::PairTooLong { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::UnknownEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Failed(Error::Overloaded { .. }) => StatusCode::TOO_MANY_REQUESTS,
             Self::Failed(Error::DeadlineExceeded(_)) => StatusCode::GATEWAY_TIMEOUT,
             Self::Failed(Error::Inference(_)) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -91,6 +112,10 @@ impl ApiError {
             Self::NotReady => "loading",
             Self::NotFound | Self::MethodNotAllowed => "no_route",
             Self::BodyUnreadable(_) => "broken_off",
+            Self::BodyTimeout(_) => "slow_body",
+            Self::UnknownEncoding(_) => "encoding",
+            Self::Unauthorized => "unauthorized",
+            Self::TooManyConnections { .. } => "connections",
             Self::Failed(error) => match error {
                 Error::TooManyDocuments { .. }
                 | Error::TooManyPairs { .. }
@@ -113,6 +138,19 @@ impl ApiError {
             Self::NotFound => "Not Found".to_owned(),
             Self::MethodNotAllowed => "Method Not Allowed".to_owned(),
             Self::BodyUnreadable(why) => format!("the body could not be read: {why}"),
+            Self::BodyTimeout(limit) => format!(
+                "the body did not arrive within {} ms; send it faster, or raise RERANKER_BODY_TIMEOUT_MS",
+                limit.as_millis()
+            ),
+            Self::UnknownEncoding(given) => format!(
+                "Content-Encoding \"{given}\" is not known here; send the body as it is, or as one of {ENCODINGS}"
+            ),
+            Self::Unauthorized => {
+                "a valid API key is needed; send it as Authorization: Bearer <key>, or as X-API-Key: <key>".to_owned()
+            }
+            Self::TooManyConnections { limit } => format!(
+                "all {limit} connections are taken; close idle ones, retry in 1 s, or raise RERANKER_MAX_CONNECTIONS"
+            ),
             // Its text may hold what a stranger should not see; it is in the log.
             Self::Failed(Error::Inference(_)) => {
                 "the model failed on this request; the server's log says why".to_owned()
@@ -133,7 +171,7 @@ impl ApiError {
         match self {
             Self::Failed(Error::Overloaded { retry_after, .. }) => Some(retry_after.as_secs()),
             Self::NotReady => Some(5),
-            Self::Failed(Error::ShuttingDown) => Some(1),
+            Self::TooManyConnections { .. } | Self::Failed(Error::ShuttingDown) => Some(1),
             _ => None,
         }
     }
@@ -166,7 +204,9 @@ impl ApiError {
         match self {
             Self::Rejected(Reason::NoTexts | Reason::NoDocuments) => "Empty",
             Self::NotReady | Self::Failed(Error::ShuttingDown) => "Unhealthy",
-            Self::Failed(Error::Overloaded { .. }) => "Overloaded",
+            Self::TooManyConnections { .. } | Self::Failed(Error::Overloaded { .. }) => {
+                "Overloaded"
+            }
             Self::Failed(Error::DeadlineExceeded(_) | Error::Inference(_)) => "Backend",
             _ => "Validation",
         }
@@ -176,10 +216,39 @@ impl ApiError {
         let status = self.status().as_u16();
         match self {
             Self::Failed(error @ Error::Inference(_)) => error!(status, "{error}"),
-            Self::Failed(_) | Self::BodyUnreadable(_) => warn!(status, "{}", self.sentence()),
+            Self::Failed(_)
+            | Self::BodyUnreadable(_)
+            | Self::BodyTimeout(_)
+            | Self::TooManyConnections { .. } => warn!(status, "{}", self.sentence()),
             _ => {}
         }
     }
+
+    /// What else an answer of this kind must say to be understood by programs.
+    fn header(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Self::Unauthorized => {
+                Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
+            }
+            Self::UnknownEncoding(_) => {
+                Some((header::ACCEPT_ENCODING, HeaderValue::from_static(ENCODINGS)))
+            }
+            // The rest of a late body would be taken for the next request.
+            Self::BodyTimeout(_) | Self::TooManyConnections { .. } => {
+                Some((header::CONNECTION, HeaderValue::from_static("close")))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The cause at the bottom, in its own words; those above it say only that there is one.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 /// The names that vLLM has for a status.
@@ -207,6 +276,9 @@ impl IntoResponse for Refusal {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some((name, value)) = error.header() {
+            response.headers_mut().insert(name, value);
         }
         response
     }

@@ -157,8 +157,8 @@ fn example(route: Route) -> Value {
 }
 
 /// The paths that tell about the server.
-fn telling() -> [(&'static str, PathItem); 8] {
-    [
+fn telling() -> Vec<(&'static str, PathItem)> {
+    vec![
         get(
             "/",
             "The service and its state; sends a browser to the playground",

@@ -7,7 +7,6 @@ use std::{
 
 use axum::{
     body::Bytes,
-    extract::rejection::BytesRejection,
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
@@ -17,7 +16,8 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::{
-    App,
+    App, Body,
+    body::RequestBody,
     error::{ApiError, Refusal},
     wire::{self, Reason, Request, Route, Served},
 };
@@ -36,17 +36,15 @@ pub(super) async fn handle(
     route: Route,
     path: &'static str,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Response {
-    let started = Instant::now();
     let _in_progress = InProgress::new(&app.metrics.in_progress);
-    let mut format = "unknown";
-    let response = match answer(&app, route, &headers, body, &mut format, started).await {
-        Ok(response) => response,
+    let (format, response) = match answer(&app, route, &headers, body).await {
+        Ok(answered) => answered,
         Err(refusal) => {
             let reason = refusal.error.reason();
             app.metrics.refused.with_label_values(&[reason]).inc();
-            refusal.into_response()
+            (refusal.family.name(), refusal.into_response())
         }
     };
     let status = response.status();
@@ -71,23 +69,20 @@ impl Drop for InProgress {
     }
 }
 
+/// The answer, and the name of the format it is in.
 async fn answer(
     app: &App,
     route: Route,
     headers: &HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-    format: &mut &'static str,
-    started: Instant,
-) -> Result<Response, Refusal> {
-    let unknown = route.family();
-    let body =
-        body.map_err(|e| ApiError::from_body(&e, app.settings.max_body_bytes).to(unknown))?;
+    body: Body,
+) -> Result<(&'static str, Response), Refusal> {
+    let started = Instant::now();
+    let RequestBody(body) = body.map_err(|error| error.to(route.family()))?;
     let request = match parse(route, headers, body).await {
         Ok(request) => request,
         Err(refusal) => return Err(after_readiness(app, refusal)),
     };
-    *format = request.format();
-    let family = request.family();
+    let (family, format) = (request.family(), request.format());
     let refuse = |error: ApiError| error.to(family);
     let reranker = app.ready().map_err(refuse)?;
     let job = request.job();
@@ -106,7 +101,7 @@ async fn answer(
         elapsed: started.elapsed(),
     });
     let answer = answer.map_err(|e| refuse(Error::Inference(e.to_string()).into()))?;
-    app.observe(&ranking, parsed, started.elapsed(), request.format());
+    app.observe(&ranking, parsed, started.elapsed(), format);
     log(reranker, &ranking, request.returned(&ranking), started);
     let device = reranker.info().device;
     let timing = timing_headers(device, &ranking, characters, started.elapsed());
@@ -114,7 +109,7 @@ async fn answer(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    Ok(([json], timing, answer).into_response())
+    Ok((format, ([json], timing, answer).into_response()))
 }
 
 async fn parse(route: Route, headers: &HeaderMap, body: Bytes) -> Result<Request, Refusal> {

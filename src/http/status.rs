@@ -78,6 +78,7 @@ pub(super) struct Models {
 
 /// The model, as `OpenAI`, vLLM and Xinference describe one.
 #[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the names of the wire format")]
 pub(super) struct Model {
     id: String,
     /// `model`.

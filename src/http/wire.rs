@@ -80,6 +80,18 @@ pub(crate) enum Family {
     Unknown,
 }
 
+impl Family {
+    /// For metrics, where no request was read.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ragfab => "ragfab",
+            Self::Tei => "tei",
+            Self::Results => "results",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 impl Route {
     /// Who asks here, as far as the path tells.
     pub(crate) fn family(self) -> Family {
@@ -352,17 +364,17 @@ pub(crate) struct Served<'a> {
 }
 
 impl<'a> Served<'a> {
-    /// Now, in seconds since 1970.
-    fn created(&self) -> u64 {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        since.unwrap_or_default().as_secs()
-    }
-
     /// The best `limit` scores; none or 0 means all.
     fn best(&self, limit: Option<usize>) -> impl Iterator<Item = &'a Score> + use<'a> {
         let limit = limit.filter(|&limit| limit > 0).unwrap_or(usize::MAX);
         self.ranking.scores.iter().take(limit)
     }
+}
+
+/// Now, in seconds since 1970.
+fn created() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
 }
 
 impl Score {
@@ -377,6 +389,7 @@ impl Score {
 
 /// Tokens, as `OpenAI` counts them.
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the names of the wire format")]
 struct Usage {
     prompt_tokens: usize,
     completion_tokens: usize,

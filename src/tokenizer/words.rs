@@ -164,7 +164,7 @@ fn read(tokenizer: &Tokenizer, word: &str) -> tokenizers::Result<Word> {
 /// attaches to. None if there is a space that is no such thing.
 fn end_of_word(text: &str) -> Option<usize> {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
-    let Some(end) = text.as_bytes().iter().position(|byte| is_space(byte)) else {
+    let Some(end) = text.as_bytes().iter().position(is_space) else {
         return Some(text.len());
     };
     let before = text[..end].chars().next_back()?;
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn the_memory_is_bounded() {
         let mut shard = Shard::default();
-        for n in 0..3 * GENERATION + 1 {
+        for n in 0..=3 * GENERATION {
             shard.insert(&n.to_string(), None);
         }
         assert!(shard.young.len() + shard.old.len() <= 2 * GENERATION);

@@ -235,7 +235,7 @@ fn truncation_follows_the_request() {
 }
 
 #[test]
-fn errors_are_readable_by_the_clients_of_each_format() {
+fn errors_are_readable_by_the_clients_of_the_results_format() {
     let server = Server::start(&[
         ("RERANKER_MAX_QUERY_CHARS", "20"),
         ("RERANKER_MAX_DOCUMENT_CHARS", "10"),
@@ -265,6 +265,11 @@ fn errors_are_readable_by_the_clients_of_each_format() {
         assert_eq!(error["error"]["code"], status);
         assert_eq!(error["detail"].is_array(), status == 422, "{error}");
     }
+}
+
+#[test]
+fn errors_are_readable_by_the_clients_of_tei_and_of_nobody_in_particular() {
+    let server = Server::start(&[("RERANKER_MAX_DOCUMENT_CHARS", "10")]);
     for (path, body, status, kind) in [
         ("/rerank", r#"{"query":"q","texts":[]}"#, 400, "Empty"),
         ("/rerank", r#"{"query":"q","texts":[1]}"#, 422, "Validation"),
@@ -290,6 +295,14 @@ fn errors_are_readable_by_the_clients_of_each_format() {
         assert_eq!(error["error"], error["message"]);
         assert!(error["error"].is_string() && !error["detail"].is_null());
     }
+}
+
+#[test]
+fn characters_are_counted_at_the_limit_and_one_past_it() {
+    let server = Server::start(&[
+        ("RERANKER_MAX_QUERY_CHARS", "20"),
+        ("RERANKER_MAX_DOCUMENT_CHARS", "10"),
+    ]);
     let at_the_limits = r#"{"query":"12345678901234567890","documents":["éé34567890"]}"#;
     assert_eq!(server.post("/v1/rerank", at_the_limits).status, 200);
     let named = server

@@ -5,6 +5,7 @@ mod api;
 mod cli;
 mod documents;
 mod formats;
+mod guards;
 mod hub;
 mod load;
 mod metrics;

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::Server;
 
 /// Sample lines by name and labels.
-fn scrape(server: &Server) -> BTreeMap<String, f64> {
+fn scrape(server: &Server) -> BTreeMap<String, String> {
     let answer = server.get("/metrics");
     assert_eq!(answer.status, 200);
     let content_type = answer.header("content-type").unwrap();
@@ -19,7 +19,7 @@ fn scrape(server: &Server) -> BTreeMap<String, f64> {
     samples
         .map(|line| {
             let (name, value) = line.rsplit_once(' ').unwrap();
-            (name.to_owned(), value.parse().unwrap())
+            (name.to_owned(), value.to_owned())
         })
         .collect()
 }
@@ -28,7 +28,7 @@ fn scrape(server: &Server) -> BTreeMap<String, f64> {
 fn requests_batches_and_refusals_are_counted() {
     let server = Server::start(&[("RERANKER_MAX_DOCUMENTS", "3")]);
     let before = scrape(&server);
-    assert_eq!(before["reranker_ready"], 1.0);
+    assert_eq!(before["reranker_ready"], "1");
     let documents = json!({"query": "a", "documents": ["b", "c", "b"]}).to_string();
     assert_eq!(server.post("/v2/rerank", &documents).status, 200);
     let texts = json!({"query": "a", "texts": ["b"]}).to_string();
@@ -41,45 +41,49 @@ fn requests_batches_and_refusals_are_counted() {
     for (sample, expected) in [
         (
             r#"reranker_requests_total{format="results",route="/v2/rerank",status="200"}"#,
-            1.0,
+            "1",
         ),
         (
             r#"reranker_requests_total{format="tei",route="/rerank",status="200"}"#,
-            1.0,
+            "1",
         ),
         (
             r#"reranker_requests_total{format="tei",route="/rerank",status="413"}"#,
-            1.0,
+            "1",
         ),
         (
             r#"reranker_requests_total{format="unknown",route="/rerank",status="422"}"#,
-            1.0,
+            "1",
         ),
-        (r#"reranker_refused_total{reason="too_large"}"#, 1.0),
-        (r#"reranker_refused_total{reason="invalid"}"#, 1.0),
-        (r#"reranker_request_seconds_count{format="results"}"#, 1.0),
-        (r#"reranker_stage_seconds_count{stage="parse"}"#, 2.0),
-        (r#"reranker_stage_seconds_count{stage="tokenize"}"#, 2.0),
-        (r#"reranker_stage_seconds_count{stage="queue"}"#, 2.0),
-        (r#"reranker_stage_seconds_count{stage="compute"}"#, 2.0),
-        ("reranker_request_documents_sum", 4.0),
-        ("reranker_batch_pairs_sum", 3.0), // of the three documents two are the same
-        ("reranker_batch_seconds_count", 2.0),
-        ("reranker_non_finite_scores_total", 0.0),
-        ("reranker_requests_in_progress", 0.0),
-        ("reranker_queue_pairs", 0.0),
+        (r#"reranker_refused_total{reason="too_large"}"#, "1"),
+        (r#"reranker_refused_total{reason="invalid"}"#, "1"),
+        (r#"reranker_request_seconds_count{format="results"}"#, "1"),
+        (r#"reranker_stage_seconds_count{stage="parse"}"#, "2"),
+        (r#"reranker_stage_seconds_count{stage="tokenize"}"#, "2"),
+        (r#"reranker_stage_seconds_count{stage="queue"}"#, "2"),
+        (r#"reranker_stage_seconds_count{stage="compute"}"#, "2"),
+        ("reranker_request_documents_sum", "4"),
+        ("reranker_batch_pairs_sum", "3"), // of the three documents two are the same
+        ("reranker_batch_seconds_count", "2"),
+        ("reranker_non_finite_scores_total", "0"),
+        ("reranker_requests_in_progress", "0"),
+        ("reranker_queue_pairs", "0"),
     ] {
-        assert_eq!(after.get(sample), Some(&expected), "{sample} in {after:#?}");
+        assert_eq!(
+            after.get(sample).map(String::as_str),
+            Some(expected),
+            "{sample} in {after:#?}"
+        );
     }
     assert_eq!(
         after["reranker_tokens_total"],
         after["reranker_batch_tokens_sum"]
     );
     assert!(
-        after["reranker_padding_tokens_total"] > 0.0,
+        after["reranker_padding_tokens_total"] != "0",
         "batches of a few tokens are padded to 17 rows"
     );
-    assert!(after["process_resident_memory_bytes"] > 1e6);
+    assert!(after["process_resident_memory_bytes"].len() > 6);
 }
 
 #[test]
@@ -89,7 +93,6 @@ fn every_metric_is_documented() {
     server.post("/rerank", "{");
     let answer = server.get("/metrics");
     let mut names: Vec<(&str, &str)> = Vec::new();
-    let mut rows = String::new();
     let documentation = fs::read_to_string("docs/metrics.md").unwrap();
     for line in answer
         .body
@@ -103,9 +106,7 @@ fn every_metric_is_documented() {
     }
     assert!(names.len() >= 15);
     for (name, kind) in names {
-        if !documentation.contains(&format!("| `{name}` | {kind} |")) {
-            rows += &format!("| `{name}` | {kind} | | |\n");
-        }
+        let row = format!("| `{name}` | {kind} |");
+        assert!(documentation.contains(&row), "docs/metrics.md lacks {row}");
     }
-    assert!(rows.is_empty(), "docs/metrics.md lacks:\n{rows}");
 }

@@ -1,7 +1,8 @@
 //! A running server, and the smallest HTTP client that shows exactly what goes over the wire.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    fs,
+    io::{BufRead as _, BufReader, Read, Write as _},
     net::{SocketAddr, TcpStream},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
@@ -66,8 +67,9 @@ impl Server {
     /// Starts and waits only until the port is open.
     pub(crate) fn start_loading(options: &[(&str, &str)]) -> Self {
         let mut process = program()
+            .envs([("RERANKER_HOST", "127.0.0.1"), ("RERANKER_PORT", "0")])
             .envs(options.iter().copied())
-            .args(["serve", "--host", "127.0.0.1", "--port", "0"])
+            .arg("serve")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -105,6 +107,21 @@ impl Server {
                 Err(e) => panic!("no log line with `{text}`: {e}"),
             }
         }
+    }
+
+    /// What it writes from here until it ends.
+    pub(crate) fn log_until_end(&self) -> String {
+        let lines = self.log.lock().unwrap();
+        let lines: Vec<String> = lines.iter().collect();
+        lines.join("\n")
+    }
+
+    /// The most memory it has had at once so far.
+    pub(crate) fn peak_memory_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kibibytes.unwrap().parse::<u64>().unwrap() * 1024
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
@@ -172,7 +189,12 @@ pub(crate) fn request_head(path: &str, content_type: Option<&str>, length: usize
     )
 }
 
-pub(crate) fn read_answer(mut stream: TcpStream) -> Answer {
+pub(crate) fn read_answer(stream: TcpStream) -> Answer {
+    answer_from(stream)
+}
+
+/// Reads to the end of the connection.
+pub(crate) fn answer_from(mut stream: impl Read) -> Answer {
     let mut bytes = Vec::new();
     // A reset after the answer is as good as an end.
     let _ = stream.read_to_end(&mut bytes);

@@ -9,7 +9,7 @@ use super::integer::natural;
 use super::json::{Fields, Members, boolean, list, text};
 use super::passage::Passage;
 use super::violation::{Problem, Violations};
-use super::{Reason, Served, Usage, schema};
+use super::{Reason, Served, Usage, created, schema};
 use crate::{
     rerank::Job,
     tokenizer::{Side, Truncation, strip},
@@ -198,7 +198,7 @@ pub(crate) struct Response<'a> {
     created: u64,
     /// What the server runs, whatever was asked for.
     model: &'a str,
-    /// Tokens, as OpenAI counts them.
+    /// Tokens, as `OpenAI` counts them.
     usage: Usage,
     /// Best first, ties in the order of the request.
     results: Vec<Scored<'a>>,
@@ -265,7 +265,7 @@ impl<'a> Response<'a> {
         Self {
             id: served.id,
             object: "rerank",
-            created: served.created(),
+            created: created(),
             model: served.model,
             usage: Usage::of(served.ranking),
             results: results.collect(),

@@ -9,7 +9,7 @@ use super::json::{Fields, Members, boolean};
 use super::passage::Passage;
 use super::results::truncation;
 use super::violation::{Problem, Violations};
-use super::{Reason, Served, Usage};
+use super::{Reason, Served, Usage, created};
 use crate::{rerank::Job, tokenizer::Truncation};
 
 /// The pairs of fields that mean the same, as vLLM's versions named them.
@@ -127,7 +127,7 @@ impl<'a> Response<'a> {
         Self {
             id: served.id,
             object: "list",
-            created: served.created(),
+            created: created(),
             model: served.model,
             data,
             usage: Usage::of(served.ranking),

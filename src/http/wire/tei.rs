@@ -36,7 +36,7 @@ pub(crate) struct Request {
     /// Whether the answer repeats the texts.
     #[schema(schema_with = schema::boolean, required = false, default = false)]
     return_text: bool,
-    /// How many to return; absent, null or 0: all. Not in TEI; llama.cpp honours it and LiteLLM sends it.
+    /// How many to return; absent, null or 0: all. Not in TEI; llama.cpp honours it and `LiteLLM` sends it.
     #[schema(schema_with = schema::natural, required = false)]
     pub(super) top_n: Option<usize>,
 }

@@ -1,0 +1,173 @@
+//! Options of the server itself.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use clap::Args;
+
+use super::access::{AccessArgs, AccessSettings};
+
+/// Nobody waits longer, and a clock can add it to any time.
+const DAY_MS: u64 = 86_400_000;
+
+/// Where and within what limits the server listens.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Server")]
+pub struct HttpArgs {
+    /// Address to listen on
+    #[arg(
+        long,
+        env = "RERANKER_HOST",
+        default_value = "0.0.0.0",
+        value_name = "IP"
+    )]
+    pub host: IpAddr,
+
+    /// Port to listen on
+    #[arg(
+        long,
+        env = "RERANKER_PORT",
+        default_value_t = 8002,
+        value_name = "PORT"
+    )]
+    pub port: u16,
+
+    /// Documents per request
+    #[arg(
+        long,
+        env = "RERANKER_MAX_DOCUMENTS",
+        default_value_t = 4096,
+        value_name = "N"
+    )]
+    pub max_documents: usize,
+
+    /// Characters per document
+    #[arg(
+        long,
+        env = "RERANKER_MAX_DOCUMENT_CHARS",
+        default_value_t = 1_000_000,
+        value_name = "N"
+    )]
+    pub max_document_chars: usize,
+
+    /// Characters per query
+    #[arg(
+        long,
+        env = "RERANKER_MAX_QUERY_CHARS",
+        default_value_t = 100_000,
+        value_name = "N"
+    )]
+    pub max_query_chars: usize,
+
+    /// Bytes per request, unpacked
+    #[arg(
+        long,
+        env = "RERANKER_MAX_BODY_BYTES",
+        default_value_t = 33_554_432,
+        value_name = "BYTES"
+    )]
+    pub max_body_bytes: usize,
+
+    /// Connections at once; one more is answered 503
+    #[arg(
+        long,
+        env = "RERANKER_MAX_CONNECTIONS",
+        default_value_t = 1024,
+        value_name = "N"
+    )]
+    pub max_connections: usize,
+
+    /// How long a connection may take to send its next request, headers included
+    #[arg(
+        long,
+        env = "RERANKER_HEADER_TIMEOUT_MS",
+        default_value_t = 10_000,
+        value_name = "MS"
+    )]
+    pub header_timeout_ms: u64,
+
+    /// How long the body of a request may take to arrive (408), and its answer to be taken
+    #[arg(
+        long,
+        env = "RERANKER_BODY_TIMEOUT_MS",
+        default_value_t = 30_000,
+        value_name = "MS"
+    )]
+    pub body_timeout_ms: u64,
+
+    /// How long requests in progress may take to finish after SIGTERM
+    #[arg(
+        long,
+        env = "RERANKER_DRAIN_TIMEOUT_MS",
+        default_value_t = 30_000,
+        value_name = "MS"
+    )]
+    pub drain_timeout_ms: u64,
+
+    /// Who may connect, and how.
+    #[command(flatten)]
+    pub access: AccessArgs,
+}
+
+/// Where and within what limits the server listens.
+#[derive(Debug, Clone)]
+pub struct HttpSettings {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Documents per request.
+    pub max_documents: usize,
+    /// Characters per document.
+    pub max_document_chars: usize,
+    /// Characters per query.
+    pub max_query_chars: usize,
+    /// Bytes per request.
+    pub max_body_bytes: usize,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// From the end of one request, or of none, to the beginning of the next.
+    pub header_timeout: Duration,
+    /// From the beginning of a body to its end.
+    pub body_timeout: Duration,
+    /// How long a drain may take.
+    pub drain_timeout: Duration,
+    /// Who may connect, and how.
+    pub access: AccessSettings,
+}
+
+impl HttpArgs {
+    pub(super) fn resolve(&self) -> HttpSettings {
+        HttpSettings {
+            address: SocketAddr::new(self.host, self.port),
+            max_documents: self.max_documents,
+            max_document_chars: self.max_document_chars,
+            max_query_chars: self.max_query_chars,
+            max_body_bytes: self.max_body_bytes,
+            max_connections: self.max_connections,
+            header_timeout: Duration::from_millis(self.header_timeout_ms),
+            body_timeout: Duration::from_millis(self.body_timeout_ms),
+            drain_timeout: Duration::from_millis(self.drain_timeout_ms),
+            access: self.access.resolve(),
+        }
+    }
+
+    pub(super) fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.max_connections == 0 {
+            problems.push("RERANKER_MAX_CONNECTIONS is 0; it must be at least 1".to_owned());
+        }
+        for (name, ms) in [
+            ("RERANKER_HEADER_TIMEOUT_MS", self.header_timeout_ms),
+            ("RERANKER_BODY_TIMEOUT_MS", self.body_timeout_ms),
+        ] {
+            if !(1..=DAY_MS).contains(&ms) {
+                problems.push(format!(
+                    "{name} is {ms}; it must be from 1 to {DAY_MS} (a day)"
+                ));
+            }
+        }
+        problems.extend(self.access.problems());
+        problems
+    }
+}
