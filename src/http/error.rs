@@ -146,7 +146,8 @@ impl ApiError {
                 "Content-Encoding \"{given}\" is not known here; send the body as it is, or as one of {ENCODINGS}"
             ),
             Self::Unauthorized => {
-                "a valid API key is needed; send it as Authorization: Bearer <key>, or as X-API-Key: <key>".to_owned()
+                // Not as `name: value`: LiteLLM takes that for a secret and blacks it out.
+                "a valid API key is needed; send it in the header Authorization after the word Bearer, or in the header X-API-Key".to_owned()
             }
             Self::TooManyConnections { limit } => format!(
                 "all {limit} connections are taken; close idle ones, retry in 1 s, or raise RERANKER_MAX_CONNECTIONS"

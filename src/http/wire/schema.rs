@@ -110,10 +110,10 @@ pub(crate) fn names() -> RefOr<Schema> {
     AnyOfBuilder::new().item(names).item(null()).into()
 }
 
-/// A list of those, at least one.
+/// A list of those, at least one, or one alone.
 pub(crate) fn passages() -> RefOr<Schema> {
     let list = ArrayBuilder::new().items(passage()).min_items(Some(1));
-    list.into()
+    AnyOfBuilder::new().item(list).item(passage()).into()
 }
 
 /// A document in an answer: an object with its text, or on `/infinity/rerank` the text.
@@ -161,15 +161,10 @@ pub(crate) fn ragfab_ranked() -> RefOr<Schema> {
 
 /// vLLM's score request: one of the pairs of fields.
 pub(crate) fn score_request() -> RefOr<Schema> {
-    let either = || {
-        AnyOfBuilder::new()
-            .item(passage())
-            .item(ArrayBuilder::new().items(passage()).min_items(Some(1)))
-    };
     let pair = |first: &str, second: &str| {
         ObjectBuilder::new()
-            .property(first, either())
-            .property(second, either())
+            .property(first, passages())
+            .property(second, passages())
             .property("raw_scores", boolean())
             .property("use_activation", boolean())
             .property("truncate_prompt_tokens", prompt_tokens())

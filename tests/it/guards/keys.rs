@@ -15,7 +15,7 @@ fn refused(answer: &Answer) {
     assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
     assert_eq!(
         detail(answer),
-        "a valid API key is needed; send it as Authorization: Bearer <key>, or as X-API-Key: <key>"
+        "a valid API key is needed; send it in the header Authorization after the word Bearer, or in the header X-API-Key"
     );
 }
 
