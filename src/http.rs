@@ -17,6 +17,7 @@ mod request_id;
 mod rerank;
 mod status;
 mod tls;
+mod unread;
 pub(crate) mod wire;
 
 use std::{

@@ -226,3 +226,27 @@ fn who_is_refused_in_the_middle_of_sending_sees_the_answer_and_not_a_reset() {
         assert_eq!(read_answer(stream).status, status);
     }
 }
+
+#[test]
+fn a_connection_whose_body_was_not_read_says_that_it_ends() {
+    let server = Server::start(&[]);
+    let body = r#"{"query":"q","texts":["a"]}"#;
+    let ask = |path: &str| {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut stream = server.begin(&head, body.as_bytes());
+        let mut answer = [0; 4096];
+        let length = stream.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..length]).to_ascii_lowercase()
+    };
+    for (path, closes) in [("/rerank", false), ("/rerank/", true), ("/nothing", true)] {
+        let answer = ask(path);
+        assert_eq!(
+            answer.contains("connection: close"),
+            closes,
+            "{path}: {answer}"
+        );
+    }
+}
