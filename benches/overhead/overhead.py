@@ -48,6 +48,12 @@ class Server:
                 time.sleep(0.1)
         else:
             raise SystemExit(f"{name} did not become ready: {' '.join(command)}")
+        self.connection = None
+
+    def connect(self):
+        """Anew for each turn: servers close connections on which nothing has come for a while."""
+        if self.connection:
+            self.connection.close()
         self.connection = http.client.HTTPConnection("127.0.0.1", self.port)
         self.connection.connect()
         self.connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -82,11 +88,11 @@ class Server:
         return mean
 
 
-def bodies():
-    """The requests, as TEI takes them, which both do."""
+def bodies(words):
+    """The requests, as TEI takes them, which both do; documents cut to so many words."""
     for request in json.loads(REQUESTS.read_text())["requests"]:
         body = request["body"]
-        texts = [document["content"] for document in body["documents"]]
+        texts = [" ".join(document["content"].split()[:words]) for document in body["documents"]]
         yield json.dumps({"query": body["query"], "texts": texts}).encode()
 
 
@@ -100,14 +106,15 @@ def histogram(values):
     return [(low, high, sum(low <= v < high for v in values)) for low, high in zip(edges, edges[1:])]
 
 
-def measure(servers, rounds, requests):
+def measure(servers, payloads, rounds, requests):
     every, cpu = {s.name: [] for s in servers}, {s.name: 0.0 for s in servers}
-    payloads = list(bodies())
     for server in servers:
+        server.connect()
         for body in payloads * 30:
             server.time(body)
     for _ in range(rounds):
         for server in servers:
+            server.connect()
             before = server.cpu_ms()
             every[server.name] += [server.time(payloads[n % len(payloads)]) for n in range(requests)]
             cpu[server.name] += server.cpu_ms() - before
@@ -115,8 +122,9 @@ def measure(servers, rounds, requests):
 
 
 def markdown(report):
+    cut = f" of {report['words']} words" if report["words"] else ""
     lines = ["# Server overhead", "",
-             f"{report['requests']} requests of 20 documents each, one layer of hidden size 32, one core ({report['cpu']}).", "",
+             f"{report['requests']} requests of 20 documents each{cut}, one layer of hidden size 32, one core ({report['cpu']}).", "",
              "| | p50 ms | p90 ms | p99 ms | mean ms | CPU ms per request |", "|---|---|---|---|---|---|"]
     for name, row in report["servers"].items():
         lines.append(f"| {name} | {row['p50']:.2f} | {row['p90']:.2f} | {row['p99']:.2f} | {row['mean']:.2f} | {row['cpu']:.2f} |")
@@ -139,6 +147,7 @@ def main():
     parser.add_argument("--tei")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=300, help="per round and server")
+    parser.add_argument("--words", type=int, help="cut documents to so many words; all of them if absent")
     parser.add_argument("--output", type=Path, default=Path("overhead"))
     a = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
@@ -151,14 +160,16 @@ def main():
                       cores[0], quiet)]
     if a.tei:
         servers.append(Server("TEI", [a.tei, "--model-id", a.checkpoint, "--hostname", "127.0.0.1", "--port", "PORT",
-                                      "--tokenization-workers", "1"], cores[0], one))
+                                      "--dtype", "float32", "--tokenization-workers", "1"], cores[0],
+                              {"LOG_LEVEL": "warn", **one}))
     try:
-        every, cpu = measure(servers, a.rounds, a.requests)
+        every, cpu = measure(servers, list(bodies(a.words)), a.rounds, a.requests)
         stages = servers[0].stages()
     finally:
         for server in servers:
             server.process.kill()
-    report = {"machine": platform.machine(), "cpu": cpu_name(), "requests": a.rounds * a.requests, "stages": stages,
+    report = {"machine": platform.machine(), "cpu": cpu_name(), "requests": a.rounds * a.requests,
+              "words": a.words, "stages": stages,
               "servers": {name: {"p50": percentile(v, 0.5), "p90": percentile(v, 0.9), "p99": percentile(v, 0.99),
                                  "mean": statistics.fmean(v), "cpu": cpu[name] / len(v), "histogram": histogram(v)}
                           for name, v in every.items()}}

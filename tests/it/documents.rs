@@ -1,6 +1,6 @@
 //! The documented options are the program's options, no more and no fewer.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use clap::{Arg, CommandFactory as _};
 use reranker::cli::Cli;
@@ -88,8 +88,20 @@ fn is_variable(name: &str) -> bool {
 
 #[test]
 fn every_file_that_a_document_links_to_is_there() {
-    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
-        let text = fs::read_to_string(document).unwrap();
+    let mut documents = vec![
+        "README.md".into(),
+        "ARCHITECTURE.md".into(),
+        "CHANGELOG.md".into(),
+    ];
+    for folder in ["docs", "docs/clients"] {
+        let files = fs::read_dir(folder).unwrap();
+        documents.extend(files.map(|file| file.unwrap().path()));
+    }
+    documents.retain(|path: &PathBuf| path.extension().is_some_and(|extension| extension == "md"));
+    assert!(documents.len() > 20);
+    for document in documents {
+        let folder = document.parent().unwrap();
+        let text = fs::read_to_string(&document).unwrap();
         for target in text
             .split("](")
             .skip(1)
@@ -97,7 +109,8 @@ fn every_file_that_a_document_links_to_is_there() {
         {
             let path = target.split('#').next().unwrap();
             if !path.is_empty() && !path.contains("://") {
-                assert!(fs::exists(path).unwrap(), "{document} links to {path}");
+                let there = fs::exists(folder.join(path)).unwrap();
+                assert!(there, "{} links to {path}", document.display());
             }
         }
     }
