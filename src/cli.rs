@@ -62,7 +62,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct RerankArgs {
-    /// The body of a request, `{"query": …, "documents": [{"content": …}]}`; `-` is standard input
+    /// The body of a request, in any format that `POST /rerank` takes; `-` is standard input
     #[arg(default_value = "-", value_name = "FILE")]
     file: PathBuf,
 

@@ -5,7 +5,7 @@ use utoipa::{
     ToSchema,
     openapi::{
         ComponentsBuilder, ContentBuilder, HttpMethod, InfoBuilder, LicenseBuilder, OpenApi,
-        OpenApiBuilder, PathItem, PathsBuilder, Ref, RefOr, Required, ResponseBuilder, Schema,
+        OpenApiBuilder, PathItem, PathsBuilder, Ref, RefOr, Required, ResponseBuilder, Schema, Tag,
         path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn},
         request_body::RequestBodyBuilder,
         schema::{AnyOfBuilder, ArrayBuilder, ObjectBuilder, OneOfBuilder, Type},
@@ -41,6 +41,7 @@ pub(super) fn document() -> OpenApi {
         .info(info)
         .paths(paths)
         .components(Some(components().build()))
+        .tags(Some([Tag::new("Scoring"), Tag::new("Server")]))
         .security(Some([
             SecurityRequirement::default(),
             SecurityRequirement::new("bearer", Vec::<String>::new()),
@@ -171,7 +172,7 @@ fn telling() -> Vec<(&'static str, PathItem)> {
             of::<status::Health>().into(),
             true,
         ),
-        get("/ping", "The same", of::<status::Health>().into(), true),
+        get("/ping", "As /health", of::<status::Health>().into(), true),
         get(
             "/info",
             "The model and the limits",
@@ -186,7 +187,7 @@ fn telling() -> Vec<(&'static str, PathItem)> {
         ),
         get(
             "/v1/models",
-            "The same",
+            "As /models",
             of::<status::Models>().into(),
             true,
         ),

@@ -37,7 +37,10 @@ use self::{
     violation::{Problem, Violations},
 };
 pub(crate) use self::{score::Response as ScoreResponse, violation::Violation};
-use crate::rerank::{Job, Ranking, Score};
+use crate::{
+    rerank::{Job, Ranking, Score},
+    tokenizer::strip,
+};
 
 /// A request in the format it came in.
 #[derive(Debug)]
@@ -369,6 +372,17 @@ impl<'a> Served<'a> {
         let limit = limit.filter(|&limit| limit > 0).unwrap_or(usize::MAX);
         self.ranking.scores.iter().take(limit)
     }
+}
+
+/// Refuses a request that says nothing, in the old service's order.
+fn check_emptiness<T>(query: &str, documents: &[T]) -> Result<(), Reason> {
+    if strip(query).is_empty() {
+        return Err(Reason::BlankQuery);
+    }
+    if documents.is_empty() {
+        return Err(Reason::NoDocuments);
+    }
+    Ok(())
 }
 
 /// Now, in seconds since 1970.

@@ -18,8 +18,8 @@ use utoipa::{PartialSchema, ToSchema, openapi};
 use super::integer::natural;
 use super::json::{Fields, Members, list, members, text};
 use super::violation::{Step, Violations};
-use super::{Reason, Served, schema};
-use crate::{rerank::Job, tokenizer::strip};
+use super::{Reason, Served, check_emptiness, schema};
+use crate::rerank::Job;
 
 /// Number of documents returned when `top_k` is absent (`RerankRequest.top_k` in the original).
 const DEFAULT_TOP_K: usize = 5;
@@ -159,12 +159,7 @@ pub(super) fn parse(raw: &RawValue, members: &Members<'_>) -> Result<Request, Re
     let mut found = Violations::default();
     let request = request(raw, members, &mut found);
     let request = found.settle(request).map_err(Reason::Invalid)?;
-    if strip(&request.query).is_empty() {
-        return Err(Reason::BlankQuery);
-    }
-    if request.documents.is_empty() {
-        return Err(Reason::NoDocuments);
-    }
+    check_emptiness(&request.query, &request.documents)?;
     Ok(request)
 }
 

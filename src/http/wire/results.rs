@@ -9,10 +9,10 @@ use super::integer::natural;
 use super::json::{Fields, Members, boolean, list, text};
 use super::passage::Passage;
 use super::violation::{Problem, Violations};
-use super::{Reason, Served, Usage, created, schema};
+use super::{Reason, Served, Usage, check_emptiness, created, schema};
 use crate::{
     rerank::Job,
-    tokenizer::{Side, Truncation, strip},
+    tokenizer::{Side, Truncation},
 };
 
 /// Keys at the top level that only this format has.
@@ -78,12 +78,7 @@ pub(super) fn parse(raw: &RawValue, members: &Members<'_>) -> Result<Request, Re
     let mut found = Violations::default();
     let request = request(&mut Fields::new(raw, members, &mut found));
     let request = found.settle(request).map_err(Reason::Invalid)?;
-    if strip(&request.query).is_empty() {
-        return Err(Reason::BlankQuery);
-    }
-    if request.documents.is_empty() {
-        return Err(Reason::NoDocuments);
-    }
+    check_emptiness(&request.query, &request.documents)?;
     Ok(request)
 }
 
