@@ -169,12 +169,12 @@ fn end_of_word(text: &str) -> Option<usize> {
     };
     let before = text[..end].chars().next_back()?;
     let after = text[end + 1..].chars().next()?;
-    let stands_apart = !is_python_or_unicode_space(after)
+    let stands_apart = !is_space_or_control(after)
         && (is_plain(before) && is_plain(after) || is_cluster_boundary(before, after));
     stands_apart.then_some(end)
 }
 
-fn is_python_or_unicode_space(c: char) -> bool {
+fn is_space_or_control(c: char) -> bool {
     c.is_whitespace() || c.is_control()
 }
 
