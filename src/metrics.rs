@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder as _, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector, exponential_buckets,
+    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector, exponential_buckets,
 };
 
 use crate::model::Batch;
@@ -32,7 +32,7 @@ pub struct Metrics {
     /// Pairs that wait for a batch.
     pub queue_pairs: IntGauge,
     /// 1 once the model is loaded.
-    pub ready: Gauge,
+    pub ready: IntGauge,
     /// Logits that were NaN or infinite; none of them was sent.
     pub non_finite_scores: IntCounter,
     info: IntGaugeVec,
@@ -78,8 +78,7 @@ impl Metrics {
             ),
             in_progress: gauge("requests_in_progress", "Requests being worked on."),
             queue_pairs: gauge("queue_pairs", "Pairs that wait for a batch."),
-            ready: Gauge::with_opts(opts("ready", "1 once the model is loaded."))
-                .expect("the name is valid"),
+            ready: gauge("ready", "1 once the model is loaded."),
             non_finite_scores: counter(
                 "non_finite_scores_total",
                 "Logits that were NaN or infinite; their requests were failed.",
@@ -139,7 +138,7 @@ impl Metrics {
         let version = env!("CARGO_PKG_VERSION");
         let labels = [version, model, device, dtype, backend];
         self.info.with_label_values(&labels).set(1);
-        self.ready.set(1.0);
+        self.ready.set(1);
     }
 
     /// Notes a batch that has been computed, with how many tokens of padding.

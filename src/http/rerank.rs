@@ -13,12 +13,12 @@ use axum::{
 use prometheus::IntGauge;
 use tokio::task::spawn_blocking;
 use tracing::info;
-use uuid::Uuid;
 
 use super::{
     App, Body,
     body::RequestBody,
     error::{ApiError, Refusal},
+    request_id::X_REQUEST_ID,
     wire::{self, Reason, Request, Route, Served},
 };
 use crate::{
@@ -93,11 +93,11 @@ async fn answer(
         .rerank(job)
         .await
         .map_err(|error| refuse(error.into()))?;
-    let id = request_id(headers);
+    let id = headers.get(X_REQUEST_ID).map(HeaderValue::to_str);
     let answer = request.answer(&Served {
         ranking: &ranking,
         model: &reranker.info().id,
-        id: &id,
+        id: id.and_then(Result::ok).unwrap_or_default(),
         elapsed: started.elapsed(),
     });
     let answer = answer.map_err(|e| refuse(Error::Inference(e.to_string()).into()))?;
@@ -178,12 +178,6 @@ fn first_longer(texts: &[String], limit: usize) -> Option<(usize, usize)> {
 fn characters(job: &Job) -> usize {
     let texts = job.queries.iter().chain(&job.documents);
     texts.map(|text| text.chars().count()).sum()
-}
-
-fn request_id(headers: &HeaderMap) -> String {
-    let given = headers.get("x-request-id");
-    let given = given.and_then(|id| id.to_str().ok());
-    given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
 
 /// Those of text-embeddings-inference, in whole milliseconds, and `Server-Timing` for who wants it finer.

@@ -7,7 +7,6 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher as _, RandomState},
     mem,
     sync::{PoisonError, RwLock},
 };
@@ -33,7 +32,6 @@ pub(super) struct Words {
     /// Tokens that are looked for in the text as it is, before there are words.
     added: Vec<String>,
     shards: [RwLock<Shard>; SHARDS],
-    hasher: RandomState,
 }
 
 /// Two generations: when the young one is full, the old one is forgotten and the young one grows old.
@@ -66,7 +64,6 @@ impl Words {
         is_separable.then(|| Self {
             added,
             shards: Default::default(),
-            hasher: RandomState::new(),
         })
     }
 
@@ -107,11 +104,7 @@ impl Words {
         if word.len() > MAX_WORD {
             return Ok(extend(tokens, &read(tokenizer, word)?));
         }
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "any bits of the hash will do"
-        )]
-        let shard = &self.shards[self.hasher.hash_one(word) as usize % SHARDS];
+        let shard = &self.shards[shard_of(word)];
         {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(known) = shard.young.get(word).or_else(|| shard.old.get(word)) {
@@ -124,6 +117,14 @@ impl Words {
         shard.insert(word, new);
         Ok(stands_alone)
     }
+}
+
+/// Only spreads the words; the maps have a hash of their own.
+fn shard_of(word: &str) -> usize {
+    let bytes = word.bytes().map(usize::from);
+    bytes.fold(0, |sum: usize, byte| {
+        sum.wrapping_mul(31).wrapping_add(byte)
+    }) % SHARDS
 }
 
 impl Shard {
