@@ -32,7 +32,7 @@ use serde_json::{Value, value::RawValue};
 use utoipa::ToSchema;
 
 use self::{
-    json::{Members, is_empty_list, list, members},
+    json::{Members, first, is_empty_list, members},
     results::Echo,
     violation::{Problem, Violations},
 };
@@ -261,17 +261,12 @@ fn detect_documents(documents: &RawValue, has_results_key: bool, echo: Echo) -> 
             Format::Ragfab
         };
     }
-    let first = match list(documents) {
-        Ok(items) => items[0],
-        Err(_) => documents,
-    };
-    let is_list = !std::ptr::eq(first, documents);
-    match first.get().as_bytes().first() {
-        Some(b'"') => results,
-        Some(b'{') if !is_list => results,
-        Some(b'{') => match members(first) {
-            Ok(document) if ragfab::is_original(&document) => Format::Ragfab,
-            Ok(document) if !has_results_key && is_content_only(&document) => Format::Ragfab,
+    // Of a list the first item tells; vLLM takes a document without one.
+    match first(documents).unwrap_or(documents).get().as_bytes()[0] {
+        b'"' => results,
+        b'{' => match first(documents).map(members) {
+            Some(Ok(document)) if ragfab::is_original(&document) => Format::Ragfab,
+            Some(Ok(document)) if !has_results_key && is_content_only(&document) => Format::Ragfab,
             _ => results,
         },
         _ => Format::None,
@@ -420,5 +415,7 @@ impl Usage {
     }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

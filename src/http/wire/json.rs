@@ -49,10 +49,17 @@ pub(super) fn is_null(raw: &RawValue) -> bool {
     raw.get() == "null"
 }
 
-/// A list without items; told without reading a long one.
+/// A list without items.
 pub(super) fn is_empty_list(raw: &RawValue) -> bool {
     let inner = raw.get().strip_prefix('[');
     inner.is_some_and(|inner| inner.trim_start().starts_with(']'))
+}
+
+/// The first item of a list that is a string, a list or an object; those behind it are not read.
+pub(super) fn first(raw: &RawValue) -> Option<&RawValue> {
+    let inner = raw.get().strip_prefix('[')?;
+    let mut items = serde_json::Deserializer::from_str(inner).into_iter();
+    items.next()?.ok()
 }
 
 /// An object being read: what is missing or wrong is noted, and reading goes on.
