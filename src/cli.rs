@@ -33,6 +33,7 @@ use crate::{
         wire::{self, Route, Served},
     },
     metrics::Metrics,
+    model,
     rerank::Reranker,
     telemetry,
 };
@@ -56,6 +57,8 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Rerank one request from a file or standard input and print the response
     Rerank(Box<RerankArgs>),
+    /// Measure how fast this processor multiplies at each dtype, at most, and print it as JSON; for benchmarks
+    Peak,
     /// Exit 0 if the server on this machine is ready, 1 if not; for containers
     Healthcheck(HealthcheckArgs),
 }
@@ -110,6 +113,7 @@ pub fn run(cli: Cli) -> Result<()> {
         None => serve(&cli.serve),
         Some(Command::Serve(args)) => serve(&args),
         Some(Command::Rerank(args)) => rerank(&args),
+        Some(Command::Peak) => peak(),
         Some(Command::Healthcheck(args)) => healthcheck(&args),
     }
 }
@@ -200,6 +204,11 @@ fn rerank(args: &RerankArgs) -> Result<()> {
         elapsed: started.elapsed(),
     })?;
     println!("{}", String::from_utf8(answer)?);
+    Ok(())
+}
+
+fn peak() -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(&model::peaks())?);
     Ok(())
 }
 

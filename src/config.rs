@@ -19,7 +19,7 @@ pub use self::{
 };
 use crate::{
     model::{
-        Backend,
+        Backend, Dtype,
         source::{HubSettings, Source},
     },
     rerank,
@@ -77,6 +77,10 @@ pub struct ModelArgs {
         value_name = "BACKEND"
     )]
     pub backend: Backend,
+
+    /// How weights are kept and multiplied; `auto` is f32 on a CPU, where the others change scores a little (see the table)
+    #[arg(long, env = "RERANKER_DTYPE", default_value = "auto", value_name = "DTYPE")]
+    pub dtype: Dtype,
 
     /// Tokens per pair; longer pairs lose tokens of the longer side
     #[arg(
@@ -221,6 +225,8 @@ pub struct ModelSettings {
     pub require_gpu: bool,
     /// Which implementation.
     pub backend: Backend,
+    /// How weights are kept and multiplied.
+    pub dtype: Dtype,
     /// Tokens per pair.
     pub max_length: usize,
 }
@@ -317,6 +323,7 @@ impl ModelArgs {
             device: self.device,
             require_gpu: self.require_gpu,
             backend: self.backend,
+            dtype: self.dtype,
             max_length: self.max_length,
         })
     }

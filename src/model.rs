@@ -12,7 +12,8 @@ mod xlm_roberta;
 
 use std::{borrow::Cow, fs, path::Path, sync::Arc, time::Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum as _;
 use tracing::info;
 
 pub use self::config::ModelConfig;
@@ -22,7 +23,10 @@ use self::{
     weights::Weights,
     xlm_roberta::XlmRoberta,
 };
-use crate::config::Device;
+use crate::{
+    config::Device,
+    ops::{self, Precision},
+};
 
 /// A model that reads a query and a document together and says how well the second answers the first.
 pub trait CrossEncoder: Send {
@@ -86,6 +90,45 @@ pub enum Backend {
     Reference,
 }
 
+/// How weights are kept and multiplied, as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Dtype {
+    /// What costs no accuracy on the device: f32 on the CPU.
+    Auto,
+    /// As the reference implementation computes.
+    #[value(alias = "float32")]
+    F32,
+    /// Half the memory; on the CPU the speed of f32.
+    #[value(alias = "bfloat16")]
+    Bf16,
+    /// Half the memory, closer to f32 than bf16; on the CPU the speed of f32.
+    #[value(alias = "float16")]
+    F16,
+    /// A quarter of the memory, the fastest on a CPU.
+    Int8,
+}
+
+impl Dtype {
+    fn on_cpu(self) -> (Precision, &'static str) {
+        match self {
+            Self::Auto | Self::F32 => (Precision::F32, "float32"),
+            Self::Bf16 => (Precision::Bf16, "bfloat16"),
+            Self::F16 => (Precision::F16, "float16"),
+            Self::Int8 => (Precision::Int8, "int8"),
+        }
+    }
+}
+
+/// A network, ready to compute.
+pub struct Built {
+    /// The network itself.
+    pub encoder: Box<dyn CrossEncoder>,
+    /// Where it computes.
+    pub device: &'static str,
+    /// In what it computes, by the name that `config.json` would give it.
+    pub dtype: &'static str,
+}
+
 /// A checkpoint whose configuration has been understood and whose weights are mapped but not yet converted.
 pub struct Checkpoint {
     /// Shapes and constants of the network.
@@ -121,21 +164,29 @@ impl Checkpoint {
     }
 
     /// Converts the weights and builds the network on the device asked for, or on the CPU where that may be.
-    /// Returns the name of the device too.
     ///
     /// # Errors
     /// A tensor that is missing or has another shape than the configuration says, by name; no GPU where one is required.
     pub fn build(
         &self,
         backend: Backend,
+        dtype: Dtype,
         device: Device,
         require_gpu: bool,
-    ) -> Result<(Box<dyn CrossEncoder>, &'static str)> {
+    ) -> Result<Built> {
         let device = device::select(device, require_gpu)?;
+        let (precision, dtype) = dtype.on_cpu();
         let started = Instant::now();
-        let model: Box<dyn CrossEncoder> = match backend {
-            Backend::Native => Box::new(XlmRoberta::new(&self.config, &self.weights)?),
-            Backend::Reference => Box::new(Reference::new(&self.config, &self.weights)?),
+        let encoder: Box<dyn CrossEncoder> = match (backend, precision) {
+            (Backend::Native, _) => {
+                Box::new(XlmRoberta::new(&self.config, &self.weights, precision)?)
+            }
+            (Backend::Reference, Precision::F32) => {
+                Box::new(Reference::new(&self.config, &self.weights)?)
+            }
+            (Backend::Reference, _) => bail!(
+                "RERANKER_BACKEND=reference computes in f32 only; RERANKER_DTYPE is {dtype}: unset one of them"
+            ),
         };
         let (bytes, seconds) = (self.weights.bytes(), started.elapsed().as_secs_f64());
         info!(
@@ -144,10 +195,27 @@ impl Checkpoint {
             mb_per_s = %format_args!("{:.0}", bytes as f64 / 1e6 / seconds),
             layers = self.config.layers,
             hidden = self.config.hidden,
+            dtype,
+            instructions = ops::instructions(precision),
             "model weights loaded"
         );
-        Ok((model, device))
+        Ok(Built { encoder, device, dtype })
     }
+}
+
+/// The most that this processor can do at each dtype: `{"threads", "f32": {"instructions", "gflop_per_s"}, …}`, an integer
+/// operation counted like one in floating point.
+pub fn peaks() -> serde_json::Value {
+    let mut peaks = serde_json::json!({ "threads": rayon::current_num_threads() });
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::Int8] {
+        let peak = ops::peak(dtype.on_cpu().0);
+        let name = dtype.to_possible_value().expect("none is hidden");
+        peaks[name.get_name()] = serde_json::json!({
+            "instructions": peak.instructions,
+            "gflop_per_s": (peak.operations_per_second / 1e8).round() / 10.0,
+        });
+    }
+    peaks
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -12,107 +12,147 @@
     reason = "a kernel must be inlined into the copy for its instruction set"
 )]
 
+mod aligned;
 mod attention;
+mod disjoint;
 mod gelu;
 mod layer_norm;
+mod matmul;
+mod peak;
 mod simd;
 
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
 
-/// Matrix products are padded to this many rows. Below it the `gemm` crate switches to matrix-vector and
-/// dot-product kernels that add in another order, so a row's last bits would depend on the batch it came in.
-const MIN_LINEAR_ROWS: usize = 17;
+pub use peak::{Peak, peak};
 
-/// `x [rows, in] · weightᵀ [in, out]` → `[rows, out]`, with `weight` stored `[out, in]` as checkpoints have it.
-///
-/// The bias is left to the op that follows, which reads the result anyway.
-pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let (rows, _) = x.dims2()?;
-    if rows >= MIN_LINEAR_ROWS || !x.device().is_cpu() {
-        return x.matmul(&weight.t()?);
+/// The instructions that multiply weights of this precision on this processor.
+pub fn instructions(precision: Precision) -> &'static str {
+    matmul::tile::best(precision).instructions
+}
+
+/// How weights are kept and multiplied on the CPU. Everything between the products is f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// As they came.
+    F32,
+    /// Kept in 16 bits, multiplied in f32: half the memory at the speed of f32.
+    F16,
+    /// Kept in 16 bits; activations are rounded to bf16 too. Twice the speed where the processor multiplies bf16.
+    Bf16,
+    /// Both rounded to 8-bit integers; see `ops/matmul/int8.rs` for the scheme.
+    Int8,
+}
+
+/// A projection, `y = activation(x · weightᵀ + bias)`.
+pub struct Linear {
+    weight: matmul::Weight,
+    activation: Activation,
+}
+
+/// What follows a projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// The exact (erf) GELU.
+    Gelu,
+}
+
+impl Linear {
+    /// Lays out `weight [outputs, inputs]`, as checkpoints have it, and `bias [outputs]`.
+    pub fn new(weight: &[f32], bias: Vec<f32>, activation: Activation, precision: Precision) -> Self {
+        Self {
+            weight: matmul::Weight::new(weight, bias, precision),
+            activation,
+        }
     }
-    x.pad_with_zeros(0, 0, MIN_LINEAR_ROWS - rows)?
-        .matmul(&weight.t()?)?
-        .narrow(0, 0, rows)?
-        .contiguous()
+
+    /// The number of outputs.
+    pub fn outputs(&self) -> usize {
+        self.weight.outputs
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn bytes(&self) -> usize {
+        self.weight.bytes()
+    }
+
+    /// Writes the projection of `x [rows, inputs]` to `out [rows, outputs]`.
+    pub fn forward(&self, x: &Tensor, out: &Tensor) -> Result<()> {
+        out.inplace_op2(x, self)
+    }
 }
 
-/// Rows of padding that [`linear`] computes on the CPU beside so many rows.
-pub fn linear_padding(rows: usize) -> usize {
-    MIN_LINEAR_ROWS.saturating_sub(rows)
+impl InplaceOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        out: &mut CpuStorage,
+        out_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> Result<()> {
+        let (rows, inputs) = x_layout.shape().dims2()?;
+        let shape = out_layout.shape().dims2()?;
+        if inputs != self.weight.inputs || shape != (rows, self.weight.outputs) {
+            bail!(
+                "a projection of {} inputs to {} outputs cannot turn {x_layout:?} into {out_layout:?}",
+                self.weight.inputs,
+                self.weight.outputs
+            );
+        }
+        let x = contiguous(x, x_layout)?;
+        self.weight.multiply(x, contiguous_mut(out, out_layout)?, self.activation);
+        Ok(())
+    }
 }
 
-/// `x + bias` in place: `x [rows, width]`, `bias [width]`.
-pub fn add_bias(x: Tensor, bias: &Tensor) -> Result<Tensor> {
-    x.inplace_op2(bias, &RowOp(gelu::add_bias))?;
-    Ok(x)
+/// Rows of padding that a projection computes beside so many rows.
+pub fn linear_padding(rows: usize, precision: Precision) -> usize {
+    matmul::padding(rows, precision)
 }
 
-/// `gelu(x + bias)` in place, with the exact (erf) GELU: `x [rows, width]`, `bias [width]`.
-pub fn bias_gelu(x: Tensor, bias: &Tensor) -> Result<Tensor> {
-    x.inplace_op2(bias, &RowOp(gelu::bias_gelu))?;
-    Ok(x)
-}
-
-/// A layer norm together with the bias of the projection before it.
+/// Gain and shift of a layer norm.
 #[derive(Debug, Clone)]
-pub struct BiasNorm {
-    /// `[3, width]`: projection bias, then the norm's gain, then its shift.
+pub struct Norm {
+    /// `[2, width]`: gain, then shift.
     pub parameters: Tensor,
     /// Added to the variance.
     pub eps: f32,
 }
 
-/// `layer_norm(x + bias + residual)` in place of `x`: `x` and `residual` are `[rows, width]`.
-pub fn residual_layer_norm(x: Tensor, residual: &Tensor, norm: &BiasNorm) -> Result<Tensor> {
-    x.inplace_op3(residual, &norm.parameters, &ResidualLayerNorm(norm.eps))?;
-    Ok(x)
+/// `layer_norm(x + residual)` in place of `x`: both are `[rows, width]`.
+pub fn residual_layer_norm(x: &Tensor, residual: &Tensor, norm: &Norm) -> Result<()> {
+    x.inplace_op3(residual, &norm.parameters, &ResidualLayerNorm(norm.eps))
 }
 
 /// Where each sequence of a packed batch begins: `n + 1` row offsets, from 0 to the total.
 pub type Offsets = Arc<[usize]>;
 
-/// Softmax attention of every sequence of a packed batch over itself, without padding.
+/// Softmax attention of every sequence of a packed batch over itself, without padding, written to `out`.
 ///
 /// `queries [query_rows, heads · d]`, `keys_values [rows, 2 · heads · d]` (keys, then values); both may be views into
 /// a wider fused projection. Sequence `i` has its queries in rows `query_offsets[i]..query_offsets[i + 1]` and its keys
-/// in rows `offsets[i]..offsets[i + 1]`. Returns `[query_rows, heads · d]`.
+/// in rows `offsets[i]..offsets[i + 1]`. `out` is `[query_rows, heads · d]`.
 pub fn attention(
-    queries: &Tensor,
-    keys_values: &Tensor,
-    query_offsets: &Offsets,
-    offsets: &Offsets,
+    out: &Tensor,
+    (queries, keys_values): (&Tensor, &Tensor),
+    (query_offsets, offsets): (&Offsets, &Offsets),
     heads: usize,
-) -> Result<Tensor> {
+    precision: Precision,
+) -> Result<()> {
     let op = attention::Attention {
         query_offsets: Arc::clone(query_offsets),
         offsets: Arc::clone(offsets),
         heads,
+        tile: matmul::tile::for_attention(precision),
     };
-    queries.apply_op2_no_bwd(keys_values, &op)
-}
-
-/// A CPU kernel over the rows of a matrix, given one vector of parameters.
-struct RowOp(fn(&mut [f32], &[f32]));
-
-impl InplaceOp2 for RowOp {
-    fn name(&self) -> &'static str {
-        "row-op"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &mut CpuStorage,
-        x_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<()> {
-        let bias = contiguous(bias, bias_layout)?;
-        (self.0)(contiguous_mut(x, x_layout)?, bias);
-        Ok(())
-    }
+    out.inplace_op3(queries, keys_values, &op)
 }
 
 struct ResidualLayerNorm(f32);
@@ -184,29 +224,12 @@ mod tests {
     }
 
     #[test]
-    fn linear_rows_do_not_depend_on_the_number_of_rows() {
-        for (width, out) in [(64, 64), (256, 1024), (1024, 256), (192, 320), (1024, 3072)] {
-            let weight = random(out, width, 1);
-            let x = random(300, width, 2);
-            let whole = linear(&x, &weight).unwrap().to_vec2::<f32>().unwrap();
-            for rows in [1, 2, 3, 5, 16, 17, 18, 63, 64, 65, 100, 257] {
-                for start in [0, 43] {
-                    let part = x.narrow(0, start, rows).unwrap();
-                    let part = linear(&part, &weight).unwrap().to_vec2::<f32>().unwrap();
-                    assert_eq!(
-                        part,
-                        whole[start..start + rows],
-                        "{rows} rows of {width}x{out}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn in_place_ops_refuse_a_view_with_gaps() {
+    fn a_view_with_gaps_is_refused() {
         let view = random(4, 8, 3).narrow(1, 0, 4).unwrap();
-        let bias = Tensor::zeros(4, candle_core::DType::F32, &Device::Cpu).unwrap();
-        assert!(add_bias(view, &bias).is_err());
+        let linear = Linear::new(&[0.0; 8], vec![0.0; 2], Activation::None, Precision::F32);
+        let out = Tensor::zeros((4, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
+        assert!(linear.forward(&view, &out).is_err());
+        assert!(linear.forward(&view.contiguous().unwrap(), &out).is_ok());
+        assert!(linear.forward(&random(3, 4, 1), &out).is_err());
     }
 }

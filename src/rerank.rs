@@ -18,7 +18,7 @@ use crate::{
     config::ModelSettings,
     error::{Error, Result},
     metrics::Metrics,
-    model::{Backend, Batch, Checkpoint, CrossEncoder},
+    model::{Backend, Batch, Built, Checkpoint, CrossEncoder},
     scheduler::{self, Scheduler, Settings},
     tokenizer::{Encoding, PairTokenizer, Tokens, Truncation, strip},
 };
@@ -128,13 +128,17 @@ impl Reranker {
             tokenizer.vocabulary(),
             checkpoint.config.vocabulary
         );
-        let (encoder, device) = checkpoint.build(model.backend, model.device, model.require_gpu)?;
+        let Built {
+            encoder,
+            device,
+            dtype,
+        } = checkpoint.build(model.backend, model.dtype, model.device, model.require_gpu)?;
         warm_up(encoder.as_ref(), &tokenizer).context("the model cannot score a first pair")?;
         let info = ModelInfo {
             id: model.id.clone(),
             commit: checkpoint.commit,
             device,
-            dtype: "float32",
+            dtype,
             backend: match model.backend {
                 Backend::Native => "native",
                 Backend::Reference => "reference",

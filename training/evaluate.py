@@ -21,10 +21,8 @@ import checks
 from data import HELD_OUT, WORK
 from model import load, logits
 from pairs import typo
+from sets import CANDIDATES, MAIN, Sets, interval, reciprocal
 from tokenizer import MODEL
-
-CANDIDATES = 20
-MAIN = ("en", "fr", "fr-en")  # the other sets get half the queries
 
 
 class Scorer:
@@ -42,60 +40,6 @@ class Scorer:
 
     def probabilities(self, query, passages):
         return torch.sigmoid(self.logits([(query, p) for p in passages])).tolist()
-
-
-def reciprocal(scores):
-    """1/rank of column 0 if within ten; ties count half."""
-    above = (scores[:, 1:] > scores[:, :1]).sum(1) + 0.5 * (scores[:, 1:] == scores[:, :1]).sum(1)
-    return np.where(above + 1 <= 10, 1 / (above + 1), 0.0)
-
-
-def interval(values, rng):
-    """The 95 % bootstrap interval of the mean."""
-    means = values[rng.integers(0, len(values), (2000, len(values)))].mean(1)
-    return [round(float(v), 4) for v in np.percentile(means, [2.5, 97.5])]
-
-
-class Sets:
-    """The queries and their candidates."""
-
-    def __init__(self, work, count):
-        self.pool, self.count, self.rng = bm25.Pool(work, "test"), count, random.Random(99)
-        self.every = list(range(len(self.pool.packages)))
-        self.index = {"en": bm25.Index([self.pool.long(i, "en") for i in self.every]),
-                      "fr": bm25.Index([self.pool.long(i, "fr") for i in self.pool.french])}
-
-    def choose(self, rows):
-        """One package per source, so that no project counts twice."""
-        seen, out = set(), []
-        for i in self.rng.sample(rows, len(rows)):
-            source = self.pool.packages[i]["source"]
-            if source not in seen:
-                seen.add(source)
-                out.append(i)
-        return sorted(out[:self.count])
-
-    def make(self, query_lang, doc_lang, by=None, change=None):
-        """(query texts, candidate rows), the right one first; candidates by the query
-        itself or by the same package's short description in language `by`."""
-        french = "fr" in (query_lang, doc_lang)
-        chosen = self.choose(self.pool.french if french else self.every)
-        rows = self.pool.french if doc_lang == "fr" else self.every
-        where = {r: k for k, r in enumerate(rows)}
-        queries = [self.pool.short(i, query_lang) for i in chosen]
-        finder = [self.pool.short(i, by) for i in chosen] if by else queries
-        top = self.index[doc_lang].top(finder, CANDIDATES - 1, lambda q, d: self.pool.alike(chosen[q], rows[d]))
-        candidates = []
-        for q, i in enumerate(chosen):
-            found = [rows[d] for d in top[q] if d >= 0]
-            while len(found) < CANDIDATES - 1:
-                j = self.rng.choice(rows)
-                if j not in found and j != i and not self.pool.alike(i, j):
-                    found.append(j)
-            candidates.append([i] + found)
-        if change:
-            queries = [change(q) for q in queries]
-        return queries, candidates, where
 
 
 def baseline(sets, queries, candidates, where, lang):
@@ -158,9 +102,9 @@ def main():
             print("   failed:", r, flush=True)
     sets = Sets(args.work, args.queries)
     every = {
-        "en": ("en", "en", None, None, "English query, English text; candidates by the query"),
-        "fr": ("fr", "fr", None, None, "French query, French text; candidates by the query"),
-        "fr-en": ("fr", "en", None, None, "French query, English text; candidates by the French query itself"),
+        "en": (*MAIN["en"], None, None, "English query, English text; candidates by the query"),
+        "fr": (*MAIN["fr"], None, None, "French query, French text; candidates by the query"),
+        "fr-en": (*MAIN["fr-en"], None, None, "French query, English text; candidates by the French query itself"),
         "fr-en-topic": ("fr", "en", "en", None, "French query, English text; candidates by the same package's English short description"),
         "en-typo": ("en", "en", None, lambda q: typo(q, slips), "as en, candidates by the clean query, then one slip typed into it"),
     }

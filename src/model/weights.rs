@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use half::{bf16, f16, slice::HalfFloatSliceExt as _};
 use memmap2::{Mmap, UncheckedAdvice};
+use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
 
 /// All shards of a checkpoint.
@@ -97,16 +98,42 @@ impl Weights {
 
     /// Appends one tensor as `f32`, so that several can be joined without another copy.
     pub(super) fn append(&self, name: &str, shape: &[usize], out: &mut Vec<f32>) -> Result<()> {
-        let Some((shard, info)) = self
-            .shards
-            .iter()
-            .find_map(|shard| Some((shard, shard.metadata.info(name)?)))
-        else {
-            let files: Vec<&str> = self
-                .shards
-                .iter()
-                .map(|shard| shard.name.as_str())
-                .collect();
+        let (shard, dtype, range) = self.find(name, shape)?;
+        convert(dtype, &shard.bytes.as_slice()[range.clone()], out)
+            .with_context(|| format!("{}: tensor `{name}`", shard.name))?;
+        shard.bytes.release(range);
+        Ok(())
+    }
+
+    /// One large tensor as any type of number, in parallel; what has been read is let go of piece by piece.
+    pub(super) fn read_as<T: Copy + Default + Send>(
+        &self,
+        name: &str,
+        shape: &[usize],
+        narrow: fn(&[f32], &mut [T]),
+    ) -> Result<Vec<T>> {
+        const PIECE: usize = 256 * 1024;
+        let (shard, dtype, range) = self.find(name, shape)?;
+        let width = dtype.bitsize() / 8;
+        let mut out = vec![T::default(); range.len() / width];
+        out.par_chunks_mut(PIECE).enumerate().try_for_each(|(i, out)| {
+            let start = range.start + i * PIECE * width;
+            let piece = start..start + out.len() * width;
+            let mut numbers = Vec::new();
+            convert(dtype, &shard.bytes.as_slice()[piece.clone()], &mut numbers)
+                .with_context(|| format!("{}: tensor `{name}`", shard.name))?;
+            narrow(&numbers, out);
+            shard.bytes.release(piece);
+            Ok::<_, anyhow::Error>(())
+        })?;
+        Ok(out)
+    }
+
+    /// Where a tensor of this shape lies.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<(&Shard, Dtype, Range<usize>)> {
+        let found = self.shards.iter().find_map(|shard| Some((shard, shard.metadata.info(name)?)));
+        let Some((shard, info)) = found else {
+            let files: Vec<&str> = self.shards.iter().map(|shard| shard.name.as_str()).collect();
             bail!("{}: tensor `{name}` is missing", files.join(", "));
         };
         ensure!(
@@ -116,11 +143,7 @@ impl Weights {
             info.shape
         );
         let (start, end) = info.data_offsets;
-        let range = shard.data_start + start..shard.data_start + end;
-        convert(info.dtype, &shard.bytes.as_slice()[range.clone()], out)
-            .with_context(|| format!("{}: tensor `{name}`", shard.name))?;
-        shard.bytes.release(range);
-        Ok(())
+        Ok((shard, info.dtype, shard.data_start + start..shard.data_start + end))
     }
 }
 

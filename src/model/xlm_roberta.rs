@@ -4,37 +4,57 @@
 //! queries, keys and values are one projection; the one row of token-type embeddings is folded into the positions;
 //! the last layer computes what the head reads, the `<s>` row of each sequence, and no more.
 
+use std::cell::RefCell;
+
 use anyhow::Result;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor, WithDType};
+use half::{bf16, f16, slice::HalfFloatSliceExt as _};
+use rayon::prelude::*;
 
 use super::{Batch, CrossEncoder, ModelConfig, weights::Weights};
-use crate::ops::{self, BiasNorm, Offsets};
+use crate::ops::{self, Activation, Linear, Norm, Offsets, Precision};
 
-/// The network, all weights in `f32`.
+/// The network. Weights are kept as the precision says; all between the projections is f32.
 pub(super) struct XlmRoberta {
     embeddings: Embeddings,
     layers: Vec<Layer>,
+    last: LastLayer,
     head: Head,
+    buffers: RefCell<Buffers>,
+    precision: Precision,
 }
 
 struct Embeddings {
-    /// `[vocabulary, hidden]`.
+    /// `[vocabulary, hidden]`, f32 or half of that.
     words: Tensor,
     /// `[positions, hidden]`, the token type added.
     positions: Tensor,
-    norm: BiasNorm,
+    norm: Norm,
     pad_token_id: u32,
 }
 
+/// A layer for all tokens.
 struct Layer {
-    heads: usize,
-    /// `[3 · hidden, hidden]`: queries, keys, values.
+    /// Queries, keys, values.
     qkv: Linear,
-    attention_output: Tensor,
-    attention_norm: BiasNorm,
+    rest: AfterQkv,
+}
+
+/// The last layer, of which the head reads one row per sequence.
+struct LastLayer {
+    queries: Linear,
+    keys_values: Linear,
+    rest: AfterQkv,
+}
+
+struct AfterQkv {
+    heads: usize,
+    precision: Precision,
+    attention_output: Linear,
+    attention_norm: Norm,
     up: Linear,
-    down: Tensor,
-    output_norm: BiasNorm,
+    down: Linear,
+    output_norm: Norm,
 }
 
 struct Head {
@@ -45,12 +65,44 @@ struct Head {
     output_bias: Tensor,
 }
 
-/// A projection whose bias is not folded into the norm that follows.
-struct Linear {
-    /// `[out, in]`.
-    weight: Tensor,
-    /// `[out]`.
-    bias: Tensor,
+/// Activations of one batch, `[rows, …]` each, in memory that the next batch uses again.
+struct Buffers {
+    hidden: Tensor,
+    qkv: Tensor,
+    context: Tensor,
+    attended: Tensor,
+    expanded: Tensor,
+}
+
+impl Buffers {
+    fn new(rows: usize, hidden: usize, intermediate: usize) -> candle_core::Result<Self> {
+        let zeros = |width| Tensor::zeros((rows, width), DType::F32, &Device::Cpu);
+        Ok(Self {
+            hidden: zeros(hidden)?,
+            qkv: zeros(3 * hidden)?,
+            context: zeros(hidden)?,
+            attended: zeros(hidden)?,
+            expanded: zeros(intermediate)?,
+        })
+    }
+
+    /// The first rows of every buffer; all of them grow where there are too few.
+    fn rows(&mut self, rows: usize) -> candle_core::Result<Self> {
+        if rows > self.hidden.dim(0)? {
+            *self = Self::new(rows, self.hidden.dim(1)?, self.expanded.dim(1)?)?;
+        }
+        self.narrow(rows)
+    }
+
+    fn narrow(&self, rows: usize) -> candle_core::Result<Self> {
+        Ok(Self {
+            hidden: self.hidden.narrow(0, 0, rows)?,
+            qkv: self.qkv.narrow(0, 0, rows)?,
+            context: self.context.narrow(0, 0, rows)?,
+            attended: self.attended.narrow(0, 0, rows)?,
+            expanded: self.expanded.narrow(0, 0, rows)?,
+        })
+    }
 }
 
 impl CrossEncoder for XlmRoberta {
@@ -59,44 +111,47 @@ impl CrossEncoder for XlmRoberta {
     }
 
     fn padding(&self, batch: &Batch) -> usize {
-        ops::linear_padding(batch.input_ids.len())
+        ops::linear_padding(batch.input_ids.len(), self.precision)
     }
 }
 
 impl XlmRoberta {
-    pub(super) fn new(config: &ModelConfig, weights: &Weights) -> Result<Self> {
-        let reader = Reader { config, weights };
+    pub(super) fn new(config: &ModelConfig, weights: &Weights, precision: Precision) -> Result<Self> {
+        let reader = Reader { config, weights, precision };
+        let Some(last) = config.layers.checked_sub(1) else {
+            anyhow::bail!("num_hidden_layers is 0; a model needs at least one layer");
+        };
         Ok(Self {
             embeddings: reader.embeddings()?,
-            layers: (0..config.layers)
-                .map(|n| reader.layer(n))
-                .collect::<Result<_>>()?,
+            layers: (0..last).into_par_iter().map(|n| reader.layer(n)).collect::<Result<_>>()?,
+            last: reader.last_layer(last)?,
             head: reader.head()?,
+            buffers: RefCell::new(Buffers::new(0, config.hidden, config.intermediate)?),
+            precision,
         })
     }
 
     /// Logits, `[sequences]`.
     fn forward(&self, batch: &Batch) -> candle_core::Result<Tensor> {
-        let mut hidden_states = self.embeddings.forward(batch)?;
-        let Some((last, layers)) = self.layers.split_last() else {
-            candle_core::bail!("the model has no layers");
-        };
-        for layer in layers {
-            hidden_states = layer.forward(&hidden_states, &batch.offsets)?;
+        let buffers = self.buffers.borrow_mut().rows(batch.input_ids.len())?;
+        self.embeddings.forward(batch, &buffers.hidden)?;
+        for layer in &self.layers {
+            layer.forward(&buffers, &batch.offsets)?;
         }
-        let first_rows = last.forward_first_rows(&hidden_states, &batch.offsets)?;
+        let first_rows = self.last.forward(&buffers, &batch.offsets)?;
         self.head.forward(&first_rows)
     }
 }
 
 impl Embeddings {
-    fn forward(&self, batch: &Batch) -> candle_core::Result<Tensor> {
+    fn forward(&self, batch: &Batch, out: &Tensor) -> candle_core::Result<()> {
         let device = self.words.device();
         let input_ids = Tensor::new(batch.input_ids.as_slice(), device)?;
         let position_ids = Tensor::new(self.position_ids(batch), device)?;
-        let words = self.words.index_select(&input_ids, 0)?;
+        let words = self.words.index_select(&input_ids, 0)?.to_dtype(DType::F32)?;
         let positions = self.positions.index_select(&position_ids, 0)?;
-        ops::residual_layer_norm(words, &positions, &self.norm)
+        out.slice_set(&words, 0, 0)?;
+        ops::residual_layer_norm(out, &positions, &self.norm)
     }
 
     /// Positions count from `pad_token_id + 1`. A literal `<pad>` in the text neither counts nor has a position of its
@@ -118,70 +173,64 @@ impl Embeddings {
 }
 
 impl Layer {
-    /// `[tokens, hidden]` → `[tokens, hidden]`.
-    fn forward(&self, hidden_states: &Tensor, offsets: &Offsets) -> candle_core::Result<Tensor> {
-        let hidden = hidden_states.dim(1)?;
-        let qkv = self.qkv.forward(hidden_states)?;
-        let (q, kv) = (
-            qkv.narrow(1, 0, hidden)?,
-            qkv.narrow(1, hidden, 2 * hidden)?,
-        );
-        let context = ops::attention(&q, &kv, offsets, offsets, self.heads)?;
-        self.after_attention(&context, hidden_states)
+    /// From `hidden` to `hidden`.
+    fn forward(&self, buffers: &Buffers, offsets: &Offsets) -> candle_core::Result<()> {
+        let hidden = buffers.hidden.dim(1)?;
+        self.qkv.forward(&buffers.hidden, &buffers.qkv)?;
+        let q = buffers.qkv.narrow(1, 0, hidden)?;
+        let kv = buffers.qkv.narrow(1, hidden, 2 * hidden)?;
+        self.rest.forward(buffers, (&q, &kv), (offsets, offsets))
     }
+}
 
-    /// `[tokens, hidden]` → `[sequences, hidden]`: keys and values of every token, everything else of `<s>` only.
-    fn forward_first_rows(
-        &self,
-        hidden_states: &Tensor,
-        offsets: &Offsets,
-    ) -> candle_core::Result<Tensor> {
-        let hidden = hidden_states.dim(1)?;
+impl LastLayer {
+    /// From `hidden` to `[sequences, hidden]`: keys and values of every token, everything else of `<s>` only.
+    fn forward(&self, buffers: &Buffers, offsets: &Offsets) -> candle_core::Result<Tensor> {
+        let (tokens, hidden) = buffers.hidden.dims2()?;
         let sequences = offsets.len() - 1;
         let first = offsets[..sequences].iter().map(|&row| u32::try_from(row));
-        let first: Vec<u32> = first
-            .collect::<Result<_, _>>()
-            .map_err(candle_core::Error::wrap)?;
-        let first_rows =
-            hidden_states.index_select(&Tensor::new(first, hidden_states.device())?, 0)?;
-        let q = self.qkv.rows(0, hidden)?.forward(&first_rows)?;
-        let kv = self.qkv.rows(hidden, 2 * hidden)?.forward(hidden_states)?;
+        let first: Vec<u32> = first.collect::<Result<_, _>>().map_err(candle_core::Error::wrap)?;
+        let first = Tensor::new(first, buffers.hidden.device())?;
+        let first_rows = buffers.hidden.index_select(&first, 0)?;
+        let few = buffers.narrow(sequences)?;
+        let kv = buffers.qkv.flatten_all()?.narrow(0, 0, tokens * 2 * hidden)?.reshape((tokens, 2 * hidden))?;
+        self.keys_values.forward(&buffers.hidden, &kv)?;
+        let few = Buffers { hidden: first_rows, ..few };
+        let q = few.expanded.flatten_all()?.narrow(0, 0, sequences * hidden)?.reshape((sequences, hidden))?;
+        self.queries.forward(&few.hidden, &q)?;
         let query_offsets: Offsets = (0..=sequences).collect();
-        let context = ops::attention(&q, &kv, &query_offsets, offsets, self.heads)?;
-        self.after_attention(&context, &first_rows)
+        self.rest.forward(&few, (&q, &kv), (&query_offsets, offsets))?;
+        Ok(few.hidden)
     }
+}
 
-    /// Output projection and feed-forward layer, each with its residual and norm.
-    fn after_attention(&self, context: &Tensor, residual: &Tensor) -> candle_core::Result<Tensor> {
-        let attended = ops::linear(context, &self.attention_output)?;
-        let attended = ops::residual_layer_norm(attended, residual, &self.attention_norm)?;
-        let expanded = ops::bias_gelu(ops::linear(&attended, &self.up.weight)?, &self.up.bias)?;
-        let output = ops::linear(&expanded, &self.down)?;
-        ops::residual_layer_norm(output, &attended, &self.output_norm)
+impl AfterQkv {
+    /// Attention, its output projection and the feed-forward layer, each of those with residual and norm: `hidden` is
+    /// the residual first and the result in the end.
+    fn forward(
+        &self,
+        buffers: &Buffers,
+        queries_keys_values: (&Tensor, &Tensor),
+        offsets: (&Offsets, &Offsets),
+    ) -> candle_core::Result<()> {
+        let Buffers { hidden, context, attended, expanded, .. } = buffers;
+        ops::attention(context, queries_keys_values, offsets, self.heads, self.precision)?;
+        self.attention_output.forward(context, attended)?;
+        ops::residual_layer_norm(attended, hidden, &self.attention_norm)?;
+        self.up.forward(attended, expanded)?;
+        self.down.forward(expanded, hidden)?;
+        ops::residual_layer_norm(hidden, attended, &self.output_norm)
     }
 }
 
 impl Head {
     /// `[sequences, hidden]` → `[sequences]`.
     fn forward(&self, first_rows: &Tensor) -> candle_core::Result<Tensor> {
-        let features = self.dense.forward(first_rows)?.tanh()?;
+        let features = first_rows.zeros_like()?;
+        self.dense.forward(first_rows, &features)?;
         // A sum per row instead of a product with one column: its order does not depend on the number of rows.
-        let logits = features.broadcast_mul(&self.output)?.sum(1)?;
+        let logits = features.tanh()?.broadcast_mul(&self.output)?.sum(1)?;
         logits.broadcast_add(&self.output_bias)
-    }
-}
-
-impl Linear {
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        ops::add_bias(ops::linear(x, &self.weight)?, &self.bias)
-    }
-
-    /// The projection onto some of the outputs.
-    fn rows(&self, start: usize, len: usize) -> candle_core::Result<Self> {
-        Ok(Self {
-            weight: self.weight.narrow(0, start, len)?,
-            bias: self.bias.narrow(0, start, len)?,
-        })
     }
 }
 
@@ -189,6 +238,7 @@ impl Linear {
 struct Reader<'a> {
     config: &'a ModelConfig,
     weights: &'a Weights,
+    precision: Precision,
 }
 
 impl Reader<'_> {
@@ -208,84 +258,108 @@ impl Reader<'_> {
             }
         }
         Ok(Embeddings {
-            words: self.matrix(&at("word_embeddings.weight"), c.vocabulary, c.hidden)?,
+            words: self.word_embeddings(&at("word_embeddings.weight"))?,
             positions: Tensor::from_vec(positions, (c.positions, c.hidden), &Device::Cpu)?,
-            norm: self.norm(None, &at("LayerNorm"))?,
+            norm: self.norm(&at("LayerNorm"))?,
             pad_token_id: c.pad_token_id,
         })
     }
 
-    fn layer(&self, n: usize) -> Result<Layer> {
-        let c = self.config;
-        let at = |name: &str| format!("roberta.encoder.layer.{n}.{name}");
-        Ok(Layer {
-            heads: c.heads,
-            qkv: self.linear(
-                &["query", "key", "value"].map(|name| at(&format!("attention.self.{name}"))),
-                c.hidden,
-                c.hidden,
-            )?,
-            attention_output: self.matrix(
-                &at("attention.output.dense.weight"),
-                c.hidden,
-                c.hidden,
-            )?,
-            attention_norm: self.norm(
-                Some(&at("attention.output.dense.bias")),
-                &at("attention.output.LayerNorm"),
-            )?,
-            up: self.linear(&[at("intermediate.dense")], c.intermediate, c.hidden)?,
-            down: self.matrix(&at("output.dense.weight"), c.hidden, c.intermediate)?,
-            output_norm: self.norm(Some(&at("output.dense.bias")), &at("output.LayerNorm"))?,
+    /// Rows are only looked up, so 16 bits each take nothing from the speed, and f16 next to nothing from 8-bit weights.
+    fn word_embeddings(&self, name: &str) -> Result<Tensor> {
+        let shape = [self.config.vocabulary, self.config.hidden];
+        Ok(match self.precision {
+            Precision::F32 => self.table(name, shape, |numbers, out: &mut [f32]| out.copy_from_slice(numbers))?,
+            Precision::Bf16 => self.table(name, shape, |numbers, out: &mut [bf16]| out.convert_from_f32_slice(numbers))?,
+            Precision::F16 | Precision::Int8 => {
+                self.table(name, shape, |numbers, out: &mut [f16]| out.convert_from_f32_slice(numbers))?
+            }
         })
     }
 
+    fn table<T: WithDType + Default>(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        narrow: fn(&[f32], &mut [T]),
+    ) -> Result<Tensor> {
+        let numbers = self.weights.read_as(name, &shape, narrow)?;
+        Ok(Tensor::from_vec(numbers, &shape, &Device::Cpu)?)
+    }
+
+    fn layer(&self, n: usize) -> Result<Layer> {
+        Ok(Layer {
+            qkv: self.attention(n, &["query", "key", "value"])?,
+            rest: self.after_qkv(n)?,
+        })
+    }
+
+    fn last_layer(&self, n: usize) -> Result<LastLayer> {
+        Ok(LastLayer {
+            queries: self.attention(n, &["query"])?,
+            keys_values: self.attention(n, &["key", "value"])?,
+            rest: self.after_qkv(n)?,
+        })
+    }
+
+    fn attention(&self, n: usize, names: &[&str]) -> Result<Linear> {
+        let at = |name: &&str| format!("roberta.encoder.layer.{n}.attention.self.{name}");
+        let names: Vec<String> = names.iter().map(at).collect();
+        let hidden = self.config.hidden;
+        self.linear(&names, (hidden, hidden), Activation::None, self.precision)
+    }
+
+    fn after_qkv(&self, n: usize) -> Result<AfterQkv> {
+        let c = self.config;
+        let at = |name: &str| format!("roberta.encoder.layer.{n}.{name}");
+        let linear = |name: &str, shape, activation| self.linear(&[at(name)], shape, activation, self.precision);
+        Ok(AfterQkv {
+            heads: c.heads,
+            precision: self.precision,
+            attention_output: linear("attention.output.dense", (c.hidden, c.hidden), Activation::None)?,
+            attention_norm: self.norm(&at("attention.output.LayerNorm"))?,
+            up: linear("intermediate.dense", (c.intermediate, c.hidden), Activation::Gelu)?,
+            down: linear("output.dense", (c.hidden, c.intermediate), Activation::None)?,
+            output_norm: self.norm(&at("output.LayerNorm"))?,
+        })
+    }
+
+    /// In f32 whatever the precision: it is read once per sequence.
     fn head(&self) -> Result<Head> {
         let hidden = self.config.hidden;
-        let output = self
-            .weights
-            .read("classifier.out_proj.weight", &[1, hidden])?;
+        let output = self.weights.read("classifier.out_proj.weight", &[1, hidden])?;
         let output_bias = self.weights.read("classifier.out_proj.bias", &[1])?;
+        let dense = ["classifier.dense".to_owned()];
         Ok(Head {
-            dense: self.linear(&["classifier.dense".to_owned()], hidden, hidden)?,
+            dense: self.linear(&dense, (hidden, hidden), Activation::None, Precision::F32)?,
             output: Tensor::from_vec(output, hidden, &Device::Cpu)?,
             output_bias: Tensor::from_vec(output_bias, 1, &Device::Cpu)?,
         })
     }
 
-    fn matrix(&self, name: &str, out: usize, input: usize) -> Result<Tensor> {
-        let data = self.weights.read(name, &[out, input])?;
-        Ok(Tensor::from_vec(data, (out, input), &Device::Cpu)?)
-    }
-
-    /// Several projections of the same input as one, `out` rows each.
-    fn linear(&self, names: &[String], out: usize, input: usize) -> Result<Linear> {
-        let rows = names.len() * out;
-        let (mut weight, mut bias) = (Vec::with_capacity(rows * input), Vec::with_capacity(rows));
+    /// Several projections of the same input as one, of shape `(outputs, inputs)` each.
+    fn linear(
+        &self,
+        names: &[String],
+        (outputs, inputs): (usize, usize),
+        activation: Activation,
+        precision: Precision,
+    ) -> Result<Linear> {
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        weight.reserve_exact(names.len() * outputs * inputs);
         for name in names {
-            self.weights
-                .append(&format!("{name}.weight"), &[out, input], &mut weight)?;
-            self.weights
-                .append(&format!("{name}.bias"), &[out], &mut bias)?;
+            self.weights.append(&format!("{name}.weight"), &[outputs, inputs], &mut weight)?;
+            self.weights.append(&format!("{name}.bias"), &[outputs], &mut bias)?;
         }
-        Ok(Linear {
-            weight: Tensor::from_vec(weight, (rows, input), &Device::Cpu)?,
-            bias: Tensor::from_vec(bias, rows, &Device::Cpu)?,
-        })
+        Ok(Linear::new(&weight, bias, activation, precision))
     }
 
-    fn norm(&self, bias: Option<&str>, norm: &str) -> Result<BiasNorm> {
+    fn norm(&self, name: &str) -> Result<Norm> {
         let hidden = self.config.hidden;
-        let mut parameters = match bias {
-            Some(bias) => self.weights.read(bias, &[hidden])?,
-            None => vec![0.0; hidden],
-        };
-        self.weights
-            .append(&format!("{norm}.weight"), &[hidden], &mut parameters)?;
-        self.weights
-            .append(&format!("{norm}.bias"), &[hidden], &mut parameters)?;
-        Ok(BiasNorm {
-            parameters: Tensor::from_vec(parameters, (3, hidden), &Device::Cpu)?,
+        let mut parameters = self.weights.read(&format!("{name}.weight"), &[hidden])?;
+        self.weights.append(&format!("{name}.bias"), &[hidden], &mut parameters)?;
+        Ok(Norm {
+            parameters: Tensor::from_vec(parameters, (2, hidden), &Device::Cpu)?,
             #[expect(clippy::cast_possible_truncation, reason = "the arithmetic is in f32")]
             eps: self.config.layer_norm_eps as f32,
         })

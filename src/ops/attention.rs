@@ -1,42 +1,62 @@
 //! Variable-length attention on the CPU: per sequence and head, two small matrix products around a softmax.
 //!
-//! Instead of candle-nn's `flash_attn_varlen_cpu`, which walks one row at a time at about a tenth of the machine's
-//! peak; the tests keep it as the slow reference. Scores are computed for a block of query rows at once, so scratch
-//! is `QUERY_BLOCK · length` floats however long the sequence.
+//! Both products are computed **transposed**, keys down and queries across: the tile of scores `[key][query]` that the first
+//! leaves is just the right panel that the second reads, and the softmax over keys is one lane per query, without
+//! a sum across a vector. Scores are there for one panel of queries at a time, so scratch is `columns · length` however many
+//! queries there are. candle-nn's `flash_attn_varlen_cpu`, a row at a time, is the slow reference of the tests.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, bail};
+use std::{cell::RefCell, ops::Range};
+
+use candle_core::{CpuStorage, InplaceOp3, Layout, Result, bail};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Offsets, simd};
+use super::{
+    Offsets,
+    aligned::Aligned,
+    contiguous_mut,
+    disjoint::Disjoint,
+    matmul::{
+        rows::{Activations, Encoder, nearest_bf16},
+        tile::{Numbers, Tile},
+    },
+    simd,
+};
 
-const QUERY_BLOCK: usize = 64;
+/// Queries whose softmax is computed side by side.
+const LANES: usize = 16;
 
 /// See [`super::attention()`] for the shapes.
 pub(super) struct Attention {
     pub(super) query_offsets: Offsets,
     pub(super) offsets: Offsets,
     pub(super) heads: usize,
+    /// For f32 or for bf16.
+    pub(super) tile: &'static Tile,
 }
 
-impl CustomOp2 for Attention {
+impl InplaceOp3 for Attention {
     fn name(&self) -> &'static str {
         "variable-length-attention"
     }
 
     fn cpu_fwd(
         &self,
+        out: &mut CpuStorage,
+        out_layout: &Layout,
         queries: &CpuStorage,
         queries_layout: &Layout,
         keys_values: &CpuStorage,
         keys_values_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
+    ) -> Result<()> {
         let q = Matrix::new(queries, queries_layout)?;
         let kv = Matrix::new(keys_values, keys_values_layout)?;
         self.check(&q, &kv)?;
-        let mut out = vec![0.0f32; q.rows * q.width];
-        self.run(&q, &kv, &mut out);
-        Ok((CpuStorage::F32(out), Shape::from((q.rows, q.width))))
+        if out_layout.shape().dims2()? != (q.rows, q.width) {
+            bail!("attention needs {} x {} for its result, not {out_layout:?}", q.rows, q.width);
+        }
+        self.run(&q, &kv, contiguous_mut(out, out_layout)?);
+        Ok(())
     }
 }
 
@@ -65,6 +85,12 @@ impl<'a> Matrix<'a> {
             stride,
         })
     }
+
+    /// Some columns of some rows, row by row.
+    fn part(&self, rows: Range<usize>, columns: Range<usize>) -> impl ExactSizeIterator<Item = &'a [f32]> + Clone {
+        let (data, stride) = (self.data, self.stride);
+        rows.map(move |row| &data[row * stride..][columns.clone()])
+    }
 }
 
 /// One head of one sequence.
@@ -73,16 +99,29 @@ struct Task {
     head: usize,
 }
 
-/// The result, shared between tasks that write to disjoint places.
-struct Out(*mut f32);
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
 
-#[expect(
-    unsafe_code,
-    reason = "shared between tasks that write disjoint places"
-)]
-// SAFETY: the pointer is to plain floats that outlive the parallel loop, and each task writes only the columns of its
-// head in the rows of its sequence: no two tasks share a float.
-unsafe impl Sync for Out {}
+/// What a task works in. Kept by each thread, since fresh memory costs a page fault for every 4 KiB.
+#[derive(Default)]
+struct Scratch {
+    encoder: Encoder,
+    /// Left panels, a key to a row.
+    keys: Aligned<u32>,
+    /// Left panels, a dimension of the head to a row.
+    values: Aligned<u32>,
+    /// A right panel, a query to a column.
+    queries: Aligned<u32>,
+    /// `[key][query]`: scores, then their exponentials.
+    scores: Aligned<u32>,
+    /// The same as a right panel, where that is something else.
+    weights: Aligned<u32>,
+    /// Per query, of the exponentials.
+    sums: Aligned<f32>,
+    /// `[dimension][query]`.
+    context: Aligned<u32>,
+}
 
 impl Attention {
     fn check(&self, q: &Matrix<'_>, kv: &Matrix<'_>) -> Result<()> {
@@ -111,118 +150,108 @@ impl Attention {
     }
 
     fn run(&self, q: &Matrix<'_>, kv: &Matrix<'_>, out: &mut [f32]) {
-        let out = Out(out.as_mut_ptr());
-        let out = &out;
-        (0..(self.offsets.len() - 1) * self.heads)
-            .into_par_iter()
-            .map(|i| Task {
+        let out = Disjoint::new(out, q.width);
+        let heads = (self.offsets.len() - 1) * self.heads;
+        (0..heads).into_par_iter().for_each(|i| {
+            let task = Task {
                 sequence: i / self.heads,
                 head: i % self.heads,
-            })
-            .for_each_init(Vec::new, |scores, task| {
-                self.head(&task, (q, kv), out, scores);
-            });
+            };
+            SCRATCH.with_borrow_mut(|scratch| self.head(&task, (q, kv), &out, scratch));
+        });
     }
 
-    /// Computes one head of one sequence, a block of query rows at a time.
-    #[expect(
-        unsafe_code,
-        reason = "the gemm crate's interface takes pointers and strides"
-    )]
-    fn head(
-        &self,
-        task: &Task,
-        (q, kv): (&Matrix<'_>, &Matrix<'_>),
-        out: &Out,
-        scores: &mut Vec<f32>,
-    ) {
+    /// Computes one head of one sequence, a panel of queries at a time.
+    fn head(&self, task: &Task, (q, kv): (&Matrix<'_>, &Matrix<'_>), out: &Disjoint<'_>, scratch: &mut Scratch) {
+        let tile = self.tile;
+        let (numbers, depth) = (activations(tile), tile.numbers.depth());
         let d = q.width / self.heads;
-        let scale = 1.0 / (d as f32).sqrt();
-        let column = task.head * d;
-        let (first_key, end_key) = (self.offsets[task.sequence], self.offsets[task.sequence + 1]);
-        let length = end_key - first_key;
-        let keys = &kv.data[first_key * kv.stride + column..];
-        let values = &kv.data[first_key * kv.stride + q.width + column..];
+        let columns = task.head * d..(task.head + 1) * d;
+        let rows = self.offsets[task.sequence]..self.offsets[task.sequence + 1];
+        let length = rows.len();
+        let padded = length.next_multiple_of(tile.rows);
+
+        let steps = d.div_ceil(depth);
+        let keys = scratch.keys.scratch(padded * steps);
+        scratch.encoder.lay_out(kv.part(rows.clone(), columns.clone()), numbers, tile.rows, keys);
+        let value_columns = q.width + columns.start..q.width + columns.end;
+        let values = scratch.values.scratch(d.next_multiple_of(tile.rows) * length.div_ceil(depth));
+        lay_out_values(kv.part(rows, value_columns), length, tile, values);
+
         let query_rows = self.query_offsets[task.sequence]..self.query_offsets[task.sequence + 1];
-        for row in query_rows.clone().step_by(QUERY_BLOCK) {
-            let m = QUERY_BLOCK.min(query_rows.end - row);
-            let queries = &q.data[row * q.stride + column..];
-            scores.clear();
-            scores.resize(m * length, 0.0);
-            // SAFETY: `check` has shown that the offsets lie within both matrices and `Matrix::new` that every row lies
-            // within its slice. The products read m or `length` rows of d floats at the strides given and write
-            // m × length floats of `scores`, then d floats in each of m rows of `out`, which is rows × width and in
-            // which this task alone writes these columns of these rows.
-            unsafe {
-                let (queries, keys, values) = (queries.as_ptr(), keys.as_ptr(), values.as_ptr());
-                product(
-                    (m, length, d),
-                    (scores.as_mut_ptr(), length),
-                    (queries, q.stride, 1),
-                    (keys, 1, kv.stride),
-                );
-                simd::run(Softmax {
-                    scores,
-                    length,
-                    scale,
-                });
-                let out = out.0.add(row * q.width + column);
-                product(
-                    (m, d, length),
-                    (out, q.width),
-                    (scores.as_ptr(), length, 1),
-                    (values, kv.stride, 1),
-                );
+        for first in query_rows.clone().step_by(tile.columns) {
+            let some = first..(first + tile.columns).min(query_rows.end);
+            let queries = scratch.queries.scratch(tile.columns * steps);
+            let rows = q.part(some.clone(), columns.clone());
+            scratch.encoder.lay_out(rows, numbers, tile.columns, queries);
+            let scores = scratch.scores.scratch(padded * tile.columns);
+            multiply(tile, keys, queries, scores);
+            let scores = &mut scores[..length * tile.columns];
+            let sums = scratch.sums.scratch(tile.columns);
+            simd::run(Softmax {
+                scores,
+                sums,
+                scale: 1.0 / (d as f32).sqrt(),
+            });
+            let weights = match tile.numbers {
+                Numbers::Bf16 => {
+                    let out = scratch.weights.scratch(length.div_ceil(2) * tile.columns);
+                    simd::run(JoinRows {
+                        rows: scores,
+                        columns: tile.columns,
+                        out,
+                    });
+                    out
+                }
+                _ => scores,
+            };
+            let context = scratch.context.scratch(d.next_multiple_of(tile.rows) * tile.columns);
+            multiply(tile, values, weights, context);
+            write(out, some, columns.clone(), context, sums);
+        }
+    }
+}
+
+fn activations(tile: &Tile) -> Activations {
+    match tile.numbers {
+        Numbers::Bf16 => Activations::Bf16,
+        _ => Activations::F32,
+    }
+}
+
+/// Values, a row per key, as left panels with a dimension to a row: `[panel][step][dimension]`. Rows of the last panel beyond
+/// `d` are left as they were; what they give is not read.
+fn lay_out_values<'a>(values: impl Iterator<Item = &'a [f32]>, length: usize, tile: &Tile, out: &mut [u32]) {
+    let depth = tile.numbers.depth();
+    let steps = length.div_ceil(depth);
+    for (key, row) in values.enumerate() {
+        for (panel, row) in row.chunks(tile.rows).enumerate() {
+            let places = &mut out[(panel * steps + key / depth) * tile.rows..];
+            for (place, &x) in places.iter_mut().zip(row) {
+                *place = match (depth, key % depth) {
+                    (1, _) => x.to_bits(),
+                    (_, 0) => nearest_bf16(x) >> 16,
+                    _ => *place | nearest_bf16(x),
+                };
             }
         }
     }
 }
 
-/// `dst [m, n] = lhs [m, k] · rhs [k, n]` on this thread; `dst` has a row stride, `lhs` and `rhs` row and column strides.
-///
-/// # Safety
-/// All three must be valid for the shapes and strides given, `dst` for writing and apart from the other two.
-#[expect(
-    unsafe_code,
-    reason = "the gemm crate's interface takes pointers and strides"
-)]
-unsafe fn product(
-    (m, n, k): (usize, usize, usize),
-    dst: (*mut f32, usize),
-    lhs: (*const f32, usize, usize),
-    rhs: (*const f32, usize, usize),
-) {
-    let stride = |s: usize| isize::try_from(s).expect("a stride of a tensor in memory fits");
-    // SAFETY: passed on to the caller.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            dst.0,
-            1,
-            stride(dst.1),
-            false,
-            lhs.0,
-            stride(lhs.2),
-            stride(lhs.1),
-            rhs.0,
-            stride(rhs.2),
-            stride(rhs.1),
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+/// `acc [rows][columns] = lhs · rhs`, for all panels of `lhs` and one of `rhs`.
+fn multiply(tile: &Tile, lhs: &[u32], rhs: &[u32], acc: &mut [u32]) {
+    acc.fill(0);
+    let steps = rhs.len() / tile.columns;
+    for (lhs, acc) in lhs.chunks_exact(steps * tile.rows).zip(acc.chunks_exact_mut(tile.rows * tile.columns)) {
+        tile.run(lhs, rhs, acc);
     }
 }
 
-/// Softmax of `scale · scores` over each row of `length`.
+/// `e^(scale · (score - the query's largest))`, and the sum per query. The division by it is left to the end.
 struct Softmax<'a> {
-    scores: &'a mut [f32],
-    length: usize,
+    /// `[key][query]`, bits of f32.
+    scores: &'a mut [u32],
+    sums: &'a mut [f32],
     scale: f32,
 }
 
@@ -231,15 +260,64 @@ impl WithSimd for Softmax<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        for row in self.scores.chunks_exact_mut(self.length) {
-            let max = simd::max(row);
-            for x in row.iter_mut() {
-                *x = simd::exp_negative((*x - max) * self.scale);
+        let across = self.sums.len() / LANES;
+        let (scores, _) = self.scores.as_chunks_mut::<LANES>();
+        let (sums, _) = self.sums.as_chunks_mut::<LANES>();
+        for (first, sums) in sums.iter_mut().enumerate() {
+            let mut largest = [f32::NEG_INFINITY; LANES];
+            for scores in scores.iter().skip(first).step_by(across) {
+                for i in 0..LANES {
+                    let score = f32::from_bits(scores[i]);
+                    // NaN is passed over: it comes out in the sum.
+                    largest[i] = if score > largest[i] { score } else { largest[i] };
+                }
             }
-            let inverse = 1.0 / simd::sum(row, |x| x);
-            for x in row.iter_mut() {
-                *x *= inverse;
+            *sums = [0.0; LANES];
+            for scores in scores.iter_mut().skip(first).step_by(across) {
+                for i in 0..LANES {
+                    let e = simd::exp_negative((f32::from_bits(scores[i]) - largest[i]) * self.scale);
+                    sums[i] += e;
+                    scores[i] = e.to_bits();
+                }
             }
+        }
+    }
+}
+
+/// Rows of f32 to a right panel of bf16, two rows to a word.
+struct JoinRows<'a> {
+    rows: &'a [u32],
+    columns: usize,
+    out: &'a mut [u32],
+}
+
+impl WithSimd for JoinRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let pairs = self.rows.chunks(2 * self.columns).zip(self.out.chunks_exact_mut(self.columns));
+        for (pair, out) in pairs {
+            let (low, high) = pair.split_at(self.columns);
+            for (out, &low) in out.iter_mut().zip(low) {
+                *out = nearest_bf16(f32::from_bits(low)) >> 16;
+            }
+            for (out, &high) in out.iter_mut().zip(high) {
+                *out |= nearest_bf16(f32::from_bits(high));
+            }
+        }
+    }
+}
+
+/// `out[query] = context[..][query] / sum[query]`.
+#[expect(unsafe_code, reason = "shared between tasks that write to disjoint places")]
+fn write(out: &Disjoint<'_>, rows: Range<usize>, columns: Range<usize>, context: &[u32], sums: &[f32]) {
+    for ((i, row), sum) in rows.enumerate().zip(sums) {
+        let inverse = 1.0 / sum;
+        // SAFETY: a task alone writes the columns of its head in the rows of its sequence, one row after another.
+        let out = unsafe { out.part(row, columns.clone()) };
+        for (out, context) in out.iter_mut().zip(context.chunks_exact(sums.len())) {
+            *out = f32::from_bits(context[i]) * inverse;
         }
     }
 }
@@ -249,7 +327,35 @@ mod tests {
     use candle_core::{Device, Tensor};
     use candle_nn::attention::flash_attn_varlen_cpu;
 
-    use crate::ops::{Offsets, attention};
+    use super::*;
+    use crate::ops::{Precision, matmul::tile};
+
+    fn attention(
+        tile: &'static Tile,
+        (q, kv): (&Tensor, &Tensor),
+        query_offsets: &Offsets,
+        offsets: &Offsets,
+        heads: usize,
+    ) -> Result<Tensor> {
+        let out = q.zeros_like()?.contiguous()?;
+        let op = Attention {
+            query_offsets: query_offsets.clone(),
+            offsets: offsets.clone(),
+            heads,
+            tile,
+        };
+        out.inplace_op3(q, kv, &op)?;
+        Ok(out)
+    }
+
+    /// With how far off each may be: bf16 has 8 bits.
+    fn tiles() -> impl Iterator<Item = (&'static Tile, f32)> {
+        tile::all().filter_map(|tile| match tile.numbers {
+            Numbers::F32 => Some((tile, 5e-6)),
+            Numbers::Bf16 => Some((tile, 2e-2)),
+            _ => None,
+        })
+    }
 
     fn wave(rows: usize, width: usize, step: usize) -> Tensor {
         let data: Vec<f32> = (0..rows * width)
@@ -289,7 +395,6 @@ mod tests {
             (qkv.narrow(1, 0, width).unwrap(), lengths.to_vec())
         };
         let kv = qkv.narrow(1, width, 2 * width).unwrap();
-        let fast = attention(&q, &kv, &offsets(&query_lengths), &key_offsets, heads).unwrap();
 
         let split =
             |t: &Tensor, rows: usize| t.contiguous().unwrap().reshape((rows, heads, d)).unwrap();
@@ -310,19 +415,18 @@ mod tests {
             None,
         )
         .unwrap();
-        let (fast, slow) = (fast.flatten_all().unwrap(), slow.flatten_all().unwrap());
-        let error = (fast - slow)
-            .unwrap()
-            .abs()
-            .unwrap()
-            .max(0)
-            .unwrap()
-            .to_scalar::<f32>()
-            .unwrap();
-        assert!(
-            error < 5e-6,
-            "lengths {lengths:?}, {heads} heads of {d}: off by {error}"
-        );
+        let slow = slow.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (tile, tolerance) in tiles() {
+            let fast = attention(tile, (&q, &kv), &offsets(&query_lengths), &key_offsets, heads).unwrap();
+            let fast = fast.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for (fast, slow) in fast.iter().zip(&slow) {
+                assert!(
+                    (fast - slow).abs() < tolerance,
+                    "{}: lengths {lengths:?}, {heads} heads of {d}: {fast}, not {slow}",
+                    tile.instructions
+                );
+            }
+        }
     }
 
     #[test]
@@ -350,7 +454,8 @@ mod tests {
                 qkv.narrow(1, 0, width).unwrap(),
                 qkv.narrow(1, width, 2 * width).unwrap(),
             );
-            attention(&q, &kv, &offsets(lengths), &offsets(lengths), 2)
+            let tile = tile::for_attention(Precision::Bf16);
+            attention(tile, (&q, &kv), &offsets(lengths), &offsets(lengths), 2)
                 .unwrap()
                 .to_vec2::<f32>()
                 .unwrap()
@@ -365,7 +470,7 @@ mod tests {
         let (q, kv) = (wave(4, 64, 3), wave(4, 128, 5));
         for bad in [&[0usize, 3][..], &[0, 2, 2, 4], &[1, 4], &[0, 5]] {
             let bad: Offsets = bad.into();
-            assert!(attention(&q, &kv, &bad, &bad, 1).is_err(), "{bad:?}");
+            assert!(attention(tile::best(Precision::F32), (&q, &kv), &bad, &bad, 1).is_err(), "{bad:?}");
         }
     }
 }

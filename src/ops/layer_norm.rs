@@ -1,4 +1,4 @@
-//! Bias, residual and layer norm in one pass over each row (Ba, Kiros and Hinton 2016).
+//! Residual and layer norm in one pass over each row (Ba, Kiros and Hinton 2016).
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -7,9 +7,9 @@ use super::simd;
 
 const TASK_ROWS: usize = 32;
 
-/// `x = norm(x + bias + residual) · gain + shift` row by row; `parameters` is bias, gain and shift end to end.
+/// `x = norm(x + residual) · gain + shift` row by row; `parameters` is gain and shift end to end.
 pub(super) fn residual_layer_norm(x: &mut [f32], residual: &[f32], parameters: &[f32], eps: f32) {
-    let width = parameters.len() / 3;
+    let width = parameters.len() / 2;
     x.par_chunks_mut(TASK_ROWS * width)
         .zip(residual.par_chunks(TASK_ROWS * width))
         .for_each(|(x, residual)| {
@@ -34,16 +34,15 @@ impl WithSimd for Kernel<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let width = self.parameters.len() / 3;
-        let (bias, rest) = self.parameters.split_at(width);
-        let (gain, shift) = rest.split_at(width);
+        let width = self.parameters.len() / 2;
+        let (gain, shift) = self.parameters.split_at(width);
         for (x, residual) in self
             .x
             .chunks_exact_mut(width)
             .zip(self.residual.chunks_exact(width))
         {
-            for ((x, &r), &b) in x.iter_mut().zip(residual).zip(bias) {
-                *x += b + r;
+            for (x, &r) in x.iter_mut().zip(residual) {
+                *x += r;
             }
             // Two passes: the one-pass formula loses the variance of rows with a large mean.
             let mean = simd::sum(x, |v| v) / width as f32;
@@ -61,17 +60,17 @@ mod tests {
     use super::*;
 
     fn slow(x: &[f32], residual: &[f32], parameters: &[f32], eps: f64) -> Vec<f64> {
-        let width = parameters.len() / 3;
+        let width = parameters.len() / 2;
         let mut out = Vec::new();
         for (x, residual) in x.chunks(width).zip(residual.chunks(width)) {
             let v: Vec<f64> = (0..width)
-                .map(|i| f64::from(x[i]) + f64::from(residual[i]) + f64::from(parameters[i]))
+                .map(|i| f64::from(x[i]) + f64::from(residual[i]))
                 .collect();
             let mean = v.iter().sum::<f64>() / width as f64;
             let variance = v.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / width as f64;
             out.extend((0..width).map(|i| {
-                (v[i] - mean) / (variance + eps).sqrt() * f64::from(parameters[width + i])
-                    + f64::from(parameters[2 * width + i])
+                (v[i] - mean) / (variance + eps).sqrt() * f64::from(parameters[i])
+                    + f64::from(parameters[width + i])
             }));
         }
         out
@@ -88,7 +87,7 @@ mod tests {
             let (x, residual, parameters) = (
                 wave(0.1, rows * width),
                 wave(0.7, rows * width),
-                wave(0.01, 3 * width),
+                wave(0.01, 2 * width),
             );
             let mut fast = x.clone();
             residual_layer_norm(&mut fast, &residual, &parameters, 1e-5);

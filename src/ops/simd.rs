@@ -44,6 +44,20 @@ pub(super) fn max(row: &[f32]) -> f32 {
     lanes.iter().copied().fold(tail, f32::max)
 }
 
+/// The smallest value of a row, likewise.
+#[inline(always)]
+pub(super) fn min(row: &[f32]) -> f32 {
+    let mut lanes = [f32::INFINITY; LANES];
+    let chunks = row.chunks_exact(LANES);
+    let tail = chunks.remainder().iter().copied().fold(f32::INFINITY, f32::min);
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = if x < *lane { x } else { *lane };
+        }
+    }
+    lanes.iter().copied().fold(tail, f32::min)
+}
+
 /// `e^x` for x ≤ 0, to 2 units in the last place; below -87 it is e^-87, next to nothing.
 ///
 /// Cody-Waite reduction and the minimax polynomial of the Cephes library's `expf` (Moshier, netlib.org/cephes).

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, path::PathBuf};
 use reranker::{
     config::Device,
     model::{
-        Backend, Batch, Checkpoint, CrossEncoder,
+        Backend, Batch, Checkpoint, CrossEncoder, Dtype,
         source::{HubSettings, Source},
     },
     tokenizer::{PairTokenizer, Side, Truncation},
@@ -67,7 +67,14 @@ fn open(source: &Source) -> Checkpoint {
 }
 
 fn build(checkpoint: &Checkpoint, backend: Backend) -> Box<dyn CrossEncoder> {
-    checkpoint.build(backend, Device::Cpu, false).unwrap().0
+    build_as(checkpoint, backend, Dtype::F32)
+}
+
+fn build_as(checkpoint: &Checkpoint, backend: Backend, dtype: Dtype) -> Box<dyn CrossEncoder> {
+    checkpoint
+        .build(backend, dtype, Device::Cpu, false)
+        .unwrap()
+        .encoder
 }
 
 /// The tiny model of odd shapes, as a directory with the configuration of one generation of transformers.

@@ -1,0 +1,368 @@
+//! Matrix products with weights that are known in advance.
+//!
+//! `out [rows, outputs] = activation(x [rows, inputs] · weightᵀ + bias)`. Weights are laid out once, at load, as the
+//! micro-kernels ([`tile`]) read them. A product is cut into tasks of some rows and some outputs (all, where there are rows
+//! enough for every thread); each task lays out its rows, then goes through the weights in **blocks** that stay in the
+//! first-level cache while every one of its row panels passes by (Goto and van de Geijn 2008). Bias and activation
+//! are applied on the way out.
+
+pub(super) mod int8;
+mod panels;
+pub(super) mod rows;
+pub(super) mod tile;
+
+use std::{cell::RefCell, ops::Range};
+
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+use self::{int8::Rounding, panels::Panels, rows::Encoder};
+use super::{Activation, Precision, aligned::Aligned, disjoint::Disjoint, gelu, simd};
+
+/// Rows of a task, at most and at least (but for the last). From about 50 on, reading the weights costs next to nothing beside multiplying.
+const TASK_ROWS: Range<usize> = 48..192;
+/// Words of one task's rows, so that a block's share of them stays in the second-level cache.
+const TASK_WORDS: usize = 256 * 1024;
+/// Accumulators of one task: what it finishes at a time, again for the second-level cache.
+const TASK_SUMS: usize = 24 * 1024;
+/// Tasks per thread, so that none waits long for the last.
+const TASKS_PER_THREAD: usize = 4;
+
+/// A weight matrix as the micro-kernels read it, and its bias.
+pub(super) struct Weight {
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    panels: Panels,
+    bias: Vec<f32>,
+}
+
+impl Weight {
+    /// Lays out `weight [outputs, inputs]`.
+    pub(super) fn new(weight: &[f32], bias: Vec<f32>, precision: Precision) -> Self {
+        let outputs = bias.len();
+        let inputs = weight.len() / outputs;
+        Self {
+            inputs,
+            outputs,
+            panels: Panels::new(weight, inputs, precision),
+            bias,
+        }
+    }
+
+    /// Bytes of memory that the laid out weights take.
+    pub(super) fn bytes(&self) -> usize {
+        self.panels.bytes() + size_of_val(self.bias.as_slice())
+    }
+
+    /// `out [rows, outputs] = activation(x [rows, inputs] · weightᵀ + bias)`.
+    pub(super) fn multiply(&self, x: &[f32], out: &mut [f32], activation: Activation) {
+        let rows = x.len() / self.inputs;
+        assert_eq!(out.len(), rows * self.outputs, "the output has another shape");
+        let out = Disjoint::new(out, self.outputs);
+        let grid = Grid::new(rows, &self.panels);
+        grid.tasks().for_each(|(rows, panels)| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let task = Task {
+                    weight: self,
+                    x: &x[rows.start * self.inputs..rows.end * self.inputs],
+                    first_row: rows.start,
+                    rows: rows.len(),
+                    out: &out,
+                    activation,
+                };
+                task.run(panels, scratch);
+            });
+        });
+    }
+}
+
+/// Rows of padding that a product computes beside so many rows.
+pub(super) fn padding(rows: usize, precision: Precision) -> usize {
+    let tile = tile::best(precision);
+    rows.next_multiple_of(tile.rows) - rows
+}
+
+/// How a product is cut into tasks.
+struct Grid {
+    rows: usize,
+    rows_per_task: usize,
+    panels: usize,
+    panels_per_task: usize,
+}
+
+impl Grid {
+    fn new(rows: usize, weight: &Panels) -> Self {
+        let threads = rayon::current_num_threads();
+        let most = (TASK_WORDS / weight.steps).clamp(TASK_ROWS.start, TASK_ROWS.end);
+        let shared_out = if threads == 1 { rows } else { rows.div_ceil(threads * TASKS_PER_THREAD) };
+        let rows_per_task = shared_out
+            .clamp(TASK_ROWS.start, most)
+            .next_multiple_of(weight.tile.rows);
+        let by_rows = rows.div_ceil(rows_per_task);
+        let by_panels = if threads == 1 { 1 } else { (2 * threads).div_ceil(by_rows) };
+        let panels = weight.count;
+        Self {
+            rows,
+            rows_per_task,
+            panels,
+            panels_per_task: panels.div_ceil(by_panels.max(1)),
+        }
+    }
+
+    /// Rows and panels of each task.
+    fn tasks(&self) -> impl ParallelIterator<Item = (Range<usize>, Range<usize>)> {
+        let by_panels = self.panels.div_ceil(self.panels_per_task);
+        let by_rows = self.rows.div_ceil(self.rows_per_task);
+        let part = |i: usize, size: usize, end: usize| i * size..((i + 1) * size).min(end);
+        let tasks = (0..by_rows * by_panels).into_par_iter().with_max_len(1);
+        tasks.map(move |task| {
+            (
+                part(task / by_panels, self.rows_per_task, self.rows),
+                part(task % by_panels, self.panels_per_task, self.panels),
+            )
+        })
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// What a task works in. Kept by each thread, since fresh memory costs a page fault for every 4 KiB.
+#[derive(Default)]
+struct Scratch {
+    lhs: Aligned<u32>,
+    encoder: Encoder,
+    block: Aligned<u32>,
+    sums: Aligned<u32>,
+}
+
+/// Some rows times some panels of the weights.
+struct Task<'a> {
+    weight: &'a Weight,
+    /// `[rows, inputs]`.
+    x: &'a [f32],
+    first_row: usize,
+    rows: usize,
+    out: &'a Disjoint<'a>,
+    activation: Activation,
+}
+
+impl Task<'_> {
+    fn run(&self, panels: Range<usize>, scratch: &mut Scratch) {
+        let weight = &self.weight.panels;
+        let tile = weight.tile;
+        let padded_rows = self.rows.next_multiple_of(tile.rows);
+        let lhs = scratch.lhs.scratch(padded_rows * weight.steps);
+        let x = self.x.chunks_exact(self.weight.inputs);
+        let roundings = scratch.encoder.lay_out(x, weight.activations, tile.rows, lhs);
+        let sums_per_panel = padded_rows * tile.columns;
+        let at_once = (TASK_SUMS / sums_per_panel).max(1);
+        for first in panels.clone().step_by(at_once) {
+            let some = first..(first + at_once).min(panels.end);
+            let sums = scratch.sums.scratch(some.len() * sums_per_panel);
+            sums.fill(0);
+            for steps in weight.blocks() {
+                for (panel, sums) in some.clone().zip(sums.chunks_exact_mut(sums_per_panel)) {
+                    let block = weight.block(&steps, panel, &mut scratch.block);
+                    let lhs_panels = lhs.chunks_exact(weight.steps * tile.rows);
+                    for (lhs, sums) in lhs_panels.zip(sums.chunks_exact_mut(tile.rows * tile.columns)) {
+                        tile.run(&lhs[steps.start * tile.rows..steps.end * tile.rows], block, sums);
+                    }
+                }
+            }
+            for (panel, sums) in some.zip(sums.chunks_exact_mut(sums_per_panel)) {
+                simd::run(Finish {
+                    task: self,
+                    panel,
+                    sums,
+                    roundings,
+                });
+            }
+        }
+    }
+}
+
+/// Turns the sums of one panel into outputs.
+struct Finish<'a> {
+    task: &'a Task<'a>,
+    panel: usize,
+    /// `[rows][columns of the tile]`.
+    sums: &'a mut [u32],
+    roundings: &'a [Rounding],
+}
+
+impl WithSimd for Finish<'_> {
+    type Output = ();
+
+    #[expect(unsafe_code, reason = "shared between tasks that write to disjoint places")]
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let weight = self.task.weight;
+        let width = weight.panels.tile.columns;
+        let columns = self.panel * width..((self.panel + 1) * width).min(weight.outputs);
+        let bias = &weight.bias[columns.clone()];
+        for (row, sums) in self.sums.chunks_exact_mut(width).take(self.task.rows).enumerate() {
+            let sums = &mut sums[..columns.len()];
+            if let Some(integers) = &weight.panels.integers {
+                let (scales, weight_sums) = (&integers.scales[columns.clone()], &integers.sums[columns.clone()]);
+                int8::restore(sums, self.roundings[row], scales, weight_sums);
+            }
+            // SAFETY: tasks have different rows or different panels, and a task finishes each of its panels once.
+            let out = unsafe { self.task.out.part(self.task.first_row + row, columns.clone()) };
+            match self.task.activation {
+                Activation::None => add(sums, bias, out, |x| x),
+                Activation::Gelu => add(sums, bias, out, gelu::gelu),
+            }
+        }
+    }
+}
+
+/// `out = f(sums + bias)`, sixteen at a time so that the compiler need not ask how many there are.
+#[inline(always)]
+fn add(sums: &[u32], bias: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
+    let (sums, last_sums) = sums.as_chunks::<16>();
+    let (bias, last_bias) = bias.as_chunks::<16>();
+    let (out, last_out) = out.as_chunks_mut::<16>();
+    for ((sums, bias), out) in sums.iter().zip(bias).zip(out) {
+        for i in 0..16 {
+            out[i] = f(f32::from_bits(sums[i]) + bias[i]);
+        }
+    }
+    for ((&sum, &bias), out) in last_sums.iter().zip(last_bias).zip(last_out) {
+        *out = f(f32::from_bits(sum) + bias);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reproducible numbers in [-1, 1], the same for the same seed.
+    fn random(len: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / 8_388_608.0 - 1.0
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    const SHAPES: [(usize, usize, usize); 9] = [
+        (1, 1, 1),
+        (1, 64, 17),
+        (2, 3, 5),
+        (5, 320, 33),
+        (7, 130, 64),
+        (49, 1024, 48),
+        (100, 4096, 16),
+        (193, 257, 100),
+        (400, 192, 320),
+    ];
+
+    const PRECISIONS: [Precision; 4] = [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8];
+
+    /// Every layout that this processor can multiply, and the portable ones.
+    fn weights(weight: &[f32], bias: &[f32], precision: Precision) -> Vec<Weight> {
+        let inputs = weight.len() / bias.len();
+        let tiles = tile::all().filter(|tile| match precision {
+            Precision::F32 | Precision::F16 => tile.numbers == tile::Numbers::F32,
+            Precision::Bf16 => matches!(tile.numbers, tile::Numbers::F32 | tile::Numbers::Bf16),
+            Precision::Int8 => matches!(tile.numbers, tile::Numbers::Int8 | tile::Numbers::Int16),
+        });
+        let weights = tiles.map(|tile| Weight {
+            inputs,
+            outputs: bias.len(),
+            panels: Panels::for_tile(weight, inputs, precision, tile),
+            bias: bias.to_vec(),
+        });
+        weights.collect()
+    }
+
+    /// Relative to the length of the vectors that are multiplied.
+    fn tolerance(precision: Precision) -> f64 {
+        match precision {
+            Precision::F32 => 1e-6,
+            Precision::F16 => 1e-3,
+            Precision::Bf16 => 8e-3,
+            Precision::Int8 => 2e-2,
+        }
+    }
+
+    fn length(x: &[f32]) -> f64 {
+        x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
+    }
+
+    #[test]
+    fn every_tile_equals_the_slow_product_over_odd_shapes() {
+        for (rows, inputs, outputs) in SHAPES {
+            let (x, w) = (random(rows * inputs, 1), random(outputs * inputs, 2));
+            let bias = random(outputs, 3);
+            for precision in PRECISIONS {
+                for weight in weights(&w, &bias, precision) {
+                    let mut out = vec![f32::NAN; rows * outputs];
+                    weight.multiply(&x, &mut out, Activation::None);
+                    for (i, &got) in out.iter().enumerate() {
+                        let (x, w) = (&x[i / outputs * inputs..][..inputs], &w[i % outputs * inputs..][..inputs]);
+                        let dot = x.iter().zip(w).map(|(&a, &b)| f64::from(a) * f64::from(b));
+                        let want = dot.sum::<f64>() + f64::from(bias[i % outputs]);
+                        let error = (f64::from(got) - want).abs() / (length(x) * length(w) + 1.0);
+                        assert!(
+                            error < tolerance(precision),
+                            "{precision:?} with {}: {rows}x{inputs}x{outputs} at {i}: {got}, not {want}",
+                            weight.panels.tile.instructions
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn integers_are_the_same_to_the_last_bit_with_any_instructions() {
+        let (rows, inputs, outputs) = (29, 192, 70);
+        let (x, w) = (random(rows * inputs, 1), random(outputs * inputs, 2));
+        let mut results = Vec::new();
+        for weight in weights(&w, &random(outputs, 3), Precision::Int8) {
+            let mut out = vec![0.0; rows * outputs];
+            weight.multiply(&x, &mut out, Activation::Gelu);
+            results.push(out);
+        }
+        assert!(results.len() > 1 && results.windows(2).all(|two| two[0] == two[1]));
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_the_others() {
+        for (inputs, outputs) in [(64, 64), (192, 320), (1024, 3072), (4096, 100)] {
+            let (x, w) = (random(300 * inputs, 1), random(outputs * inputs, 2));
+            for precision in PRECISIONS {
+                let weight = Weight::new(&w, random(outputs, 3), precision);
+                let mut whole = vec![0.0; 300 * outputs];
+                weight.multiply(&x, &mut whole, Activation::None);
+                for rows in [1, 2, 5, 6, 7, 13, 64, 191, 257] {
+                    let mut part = vec![0.0; rows * outputs];
+                    weight.multiply(&x[43 * inputs..][..rows * inputs], &mut part, Activation::None);
+                    assert_eq!(part, whole[43 * outputs..][..rows * outputs], "{precision:?}, {rows} rows");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_so() {
+        let (inputs, outputs) = (96, 40);
+        let w = random(outputs * inputs, 2);
+        for precision in PRECISIONS {
+            for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut x = random(3 * inputs, 1);
+                x[inputs + 11] = poison;
+                let mut out = vec![0.0; 3 * outputs];
+                Weight::new(&w, vec![0.0; outputs], precision).multiply(&x, &mut out, Activation::None);
+                let rows: Vec<bool> = out.chunks(outputs).map(|row| row.iter().all(|x| x.is_finite())).collect();
+                assert_eq!(rows, [true, false, true], "{precision:?} with {poison}");
+            }
+        }
+    }
+}

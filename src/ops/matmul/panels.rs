@@ -1,0 +1,247 @@
+//! Weights in the words that a tile reads.
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+use pulp::{Simd, WithSimd};
+
+use super::{
+    int8,
+    rows::Activations,
+    tile::{self, Numbers, Tile},
+};
+use crate::ops::{Precision, aligned::Aligned, simd};
+
+/// Words of a block: 16 KiB, half of the smallest first-level cache there is.
+const BLOCK_WORDS: usize = 4096;
+
+/// A weight matrix in panels of as many outputs as a tile has columns: `[block][panel][step][column]`.
+pub(super) struct Panels {
+    pub(super) tile: &'static Tile,
+    /// What rows must be turned into before they meet these weights.
+    pub(super) activations: Activations,
+    /// Words along the inner dimension.
+    pub(super) steps: usize,
+    pub(super) count: usize,
+    /// How to restore numbers from sums of integers, where they are.
+    pub(super) integers: Option<Integers>,
+    storage: Storage,
+}
+
+/// Per output: its scale, and the sum of its integers.
+#[derive(Default)]
+pub(super) struct Integers {
+    pub(super) scales: Vec<f32>,
+    pub(super) sums: Vec<i32>,
+}
+
+/// Words as they are, or something of half the size that is widened whenever a block is used.
+enum Storage {
+    Words(Aligned<u32>),
+    Halves(Aligned<u16>, fn(&[u16], &mut [u32])),
+}
+
+impl Panels {
+    /// Lays out `weight [outputs, inputs]` for the best tile of this processor.
+    pub(super) fn new(weight: &[f32], inputs: usize, precision: Precision) -> Self {
+        Self::for_tile(weight, inputs, precision, tile::best(precision))
+    }
+
+    pub(super) fn for_tile(weight: &[f32], inputs: usize, precision: Precision, tile: &'static Tile) -> Self {
+        let layout = Layout {
+            steps: inputs.div_ceil(tile.numbers.depth()),
+            columns: tile.columns,
+            outputs: weight.len() / inputs,
+        };
+        let rows = weight.chunks_exact(inputs);
+        let mut integers = Integers::default();
+        let (activations, storage) = match (precision, tile.numbers) {
+            (Precision::F32, _) => (
+                Activations::F32,
+                Storage::Words(layout.fill(rows.map(|row| row.iter().map(|x| x.to_bits()).collect()))),
+            ),
+            (Precision::F16, _) => (
+                Activations::F32,
+                Storage::Halves(
+                    layout.fill(rows.map(|row| row.iter().map(|&x| f16::from_f32(x).to_bits()).collect())),
+                    |halves, words| simd::run(WidenF16(halves, words)),
+                ),
+            ),
+            (Precision::Bf16, Numbers::Bf16) => (
+                Activations::Bf16,
+                Storage::Words(layout.fill(rows.map(|row| pairs(&bf16s(row))))),
+            ),
+            (Precision::Bf16, _) => (
+                Activations::Bf16InF32,
+                Storage::Halves(layout.fill(rows.map(bf16s)), |halves, words| {
+                    simd::run(WidenBf16(halves, words));
+                }),
+            ),
+            (Precision::Int8, Numbers::Int8) => (
+                Activations::Int8,
+                Storage::Words(layout.fill(rows.map(|row| quads(&integers.round(row))))),
+            ),
+            (Precision::Int8, _) => (
+                Activations::Int16,
+                Storage::Halves(
+                    layout.fill(rows.map(|row| byte_pairs(&integers.round(row)))),
+                    |halves, words| simd::run(WidenInt8(halves, words)),
+                ),
+            ),
+        };
+        Self {
+            tile,
+            activations,
+            steps: layout.steps,
+            count: layout.panels(),
+            integers: (precision == Precision::Int8).then_some(integers),
+            storage,
+        }
+    }
+
+    /// Bytes of memory that the weights take.
+    pub(super) fn bytes(&self) -> usize {
+        let integers = self.integers.as_ref().map_or(0, |i| 8 * i.sums.len());
+        integers
+            + match &self.storage {
+                Storage::Words(words) => size_of_val(&**words),
+                Storage::Halves(halves, _) => size_of_val(&**halves),
+            }
+    }
+
+    /// The steps of each block, in order.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (most, steps) = (BLOCK_WORDS / self.tile.columns, self.steps);
+        (0..steps).step_by(most).map(move |start| start..(start + most).min(steps))
+    }
+
+    /// The words of one block of one panel, `[step][column]`, widened into `room` where need be.
+    pub(super) fn block<'a>(
+        &'a self,
+        steps: &Range<usize>,
+        panel: usize,
+        room: &'a mut Aligned<u32>,
+    ) -> &'a [u32] {
+        let columns = self.tile.columns;
+        let len = steps.len() * columns;
+        let start = steps.start * self.count * columns + panel * len;
+        match &self.storage {
+            Storage::Words(words) => &words[start..start + len],
+            Storage::Halves(halves, widen) => {
+                let room = room.scratch(len);
+                widen(&halves[start..start + len], room);
+                room
+            }
+        }
+    }
+}
+
+impl Integers {
+    /// Rounds the weights of the next output.
+    fn round(&mut self, weights: &[f32]) -> Vec<i8> {
+        let mut rotated = weights.to_vec();
+        int8::rotate(&mut rotated);
+        let mut integers = vec![0; weights.len()];
+        let scale = int8::round_weights(&rotated, &mut integers);
+        // Both sides of the product are rotated without the factor that keeps lengths: it is made good here.
+        self.scales.push(scale / int8::mixed(weights.len()) as f32);
+        self.sums.push(integers.iter().map(|&i| i32::from(i)).sum());
+        integers
+    }
+}
+
+/// Where things go: see [`Panels`].
+struct Layout {
+    steps: usize,
+    columns: usize,
+    outputs: usize,
+}
+
+impl Layout {
+    fn panels(&self) -> usize {
+        self.outputs.div_ceil(self.columns)
+    }
+
+    /// Puts the words of each output in their places. Outputs that fill up the last panel are zero.
+    fn fill<T: Copy + Default>(&self, outputs: impl Iterator<Item = Vec<T>>) -> Aligned<T> {
+        let most = BLOCK_WORDS / self.columns;
+        let mut all = Aligned::zeroed(self.panels() * self.columns * self.steps);
+        for (output, words) in outputs.enumerate() {
+            let (panel, column) = (output / self.columns, output % self.columns);
+            for (block, words) in words.chunks(most).enumerate() {
+                let start = block * most * self.panels() * self.columns + panel * words.len() * self.columns;
+                let places = all[start + column..].iter_mut().step_by(self.columns);
+                for (place, &word) in places.zip(words) {
+                    *place = word;
+                }
+            }
+        }
+        all
+    }
+}
+
+fn bf16s(row: &[f32]) -> Vec<u16> {
+    row.iter().map(|&x| bf16::from_f32(x).to_bits()).collect()
+}
+
+/// Two to a word, the first in the low half; zero for what is missing.
+fn pairs(halves: &[u16]) -> Vec<u32> {
+    let pair = |pair: &[u16]| u32::from(pair[0]) | u32::from(pair.get(1).copied().unwrap_or(0)) << 16;
+    halves.chunks(2).map(pair).collect()
+}
+
+fn byte_pairs(bytes: &[i8]) -> Vec<u16> {
+    let byte = |pair: &[i8], i: usize| u16::from(pair.get(i).copied().unwrap_or(0).cast_unsigned());
+    bytes.chunks(2).map(|pair| byte(pair, 0) | byte(pair, 1) << 8).collect()
+}
+
+fn quads(bytes: &[i8]) -> Vec<u32> {
+    pairs(&byte_pairs(bytes))
+}
+
+/// bf16 is the upper half of an f32.
+struct WidenBf16<'a>(&'a [u16], &'a mut [u32]);
+
+impl WithSimd for WidenBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (word, &half) in self.1.iter_mut().zip(self.0) {
+            *word = u32::from(half) << 16;
+        }
+    }
+}
+
+/// f16, finite: exponent and mantissa moved to their places in an f32, whose exponent is then too small by 112.
+struct WidenF16<'a>(&'a [u16], &'a mut [u32]);
+
+impl WithSimd for WidenF16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        const TWO_TO_112: f32 = f32::from_bits((127 + 112) << 23);
+        for (word, &half) in self.1.iter_mut().zip(self.0) {
+            let half = u32::from(half);
+            let magnitude = f32::from_bits((half & 0x7fff) << 13) * TWO_TO_112;
+            *word = magnitude.to_bits() | (half & 0x8000) << 16;
+        }
+    }
+}
+
+/// Two signed bytes to two signed halves of a word.
+struct WidenInt8<'a>(&'a [u16], &'a mut [u32]);
+
+impl WithSimd for WidenInt8<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (word, &pair) in self.1.iter_mut().zip(self.0) {
+            let pair = u32::from(pair).cast_signed();
+            let (low, high) = (pair << 24 >> 24, pair << 16 >> 24);
+            *word = (low & 0xffff | high << 16).cast_unsigned();
+        }
+    }
+}
