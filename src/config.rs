@@ -79,7 +79,12 @@ pub struct ModelArgs {
     pub backend: Backend,
 
     /// How weights are kept and multiplied; `auto` is f32 on a CPU, where the others change scores a little (see the table)
-    #[arg(long, env = "RERANKER_DTYPE", default_value = "auto", value_name = "DTYPE")]
+    #[arg(
+        long,
+        env = "RERANKER_DTYPE",
+        default_value = "auto",
+        value_name = "DTYPE"
+    )]
     pub dtype: Dtype,
 
     /// Tokens per pair; longer pairs lose tokens of the longer side

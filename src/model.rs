@@ -199,7 +199,11 @@ impl Checkpoint {
             instructions = ops::instructions(precision),
             "model weights loaded"
         );
-        Ok(Built { encoder, device, dtype })
+        Ok(Built {
+            encoder,
+            device,
+            dtype,
+        })
     }
 }
 

@@ -62,7 +62,12 @@ pub enum Activation {
 
 impl Linear {
     /// Lays out `weight [outputs, inputs]`, as checkpoints have it, and `bias [outputs]`.
-    pub fn new(weight: &[f32], bias: Vec<f32>, activation: Activation, precision: Precision) -> Self {
+    pub fn new(
+        weight: &[f32],
+        bias: Vec<f32>,
+        activation: Activation,
+        precision: Precision,
+    ) -> Self {
         Self {
             weight: matmul::Weight::new(weight, bias, precision),
             activation,
@@ -107,7 +112,8 @@ impl InplaceOp2 for Linear {
             );
         }
         let x = contiguous(x, x_layout)?;
-        self.weight.multiply(x, contiguous_mut(out, out_layout)?, self.activation);
+        self.weight
+            .multiply(x, contiguous_mut(out, out_layout)?, self.activation);
         Ok(())
     }
 }

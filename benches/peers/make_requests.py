@@ -1,14 +1,18 @@
 """Make requests of real text: Debian's package descriptions, English and French.
 
-    python make_requests.py                                   # 2 to 100 documents -> work/requests.json
-    python make_requests.py --sizes 20 --each 3 --seed 5 --out requests_20.json   # as committed
+    python make_requests.py                        # 2 to 100 documents, and 20 of full length -> work/requests.json
+    python make_requests.py --sizes 20 --full 0 --each 3 --seed 5 --out requests_20.json   # as committed
 
 A document is a package's whole description (the short line, then the paragraphs), at its
 natural length; the query is the short line of one of them, as somebody would type it. Languages
 alternate, packages are drawn at random by the seed. The descriptions are those that
 training/data.py fetches with apt; it is run first where its result is not there yet.
 
-The shape of the file: {"tokenizer": …, "requests": [{"language", "tokens", "padded_tokens", "body"}]},
+The set `uniform-512` has documents of the greatest length only: each is some descriptions, one
+after the other, until its pair has half as many tokens again as the 512 to which servers cut it,
+so that another tokenizer finds 512 too.
+
+The shape of the file: {"tokenizer": …, "requests": [{"set", "language", "tokens", "padded_tokens", "body"}]},
 where `body` is what is posted to /rerank, with the seven fields that the old service demands,
 and `tokens` counts pairs cut to 512 tokens by the given tokenizer.
 """
@@ -42,7 +46,14 @@ def text(package, language):
     return "\n".join([description["short"], *description["long"]])
 
 
-def body(rng, candidates, language, size):
+def lengthen(rng, candidates, language, tokenizer, document):
+    """The document with others after it, until it is long enough to be cut by anybody."""
+    while len(tokenizer.encode(document).ids) < MAX_LENGTH * 3 // 2:
+        document += "\n" + text(rng.choice(candidates), language)
+    return document
+
+
+def body(rng, candidates, language, size, change=lambda document: document):
     """A request: the first package drawn is the answer, the rest are what else a search returned."""
     chosen = rng.sample(candidates, size)
     query = chosen[0][language]["short"]
@@ -53,7 +64,7 @@ def body(rng, candidates, language, size):
         "document_title": package[language]["short"],
         "document_source": package["source"],
         "chunk_index": i,
-        "content": text(package, language),
+        "content": change(text(package, language)),
         "similarity": round(0.9 - 0.005 * i, 3),
     } for i, package in enumerate(chosen)]
     return {"query": query, "documents": documents, "top_k": size}
@@ -69,6 +80,7 @@ def main():
     parser.add_argument("--packages", type=Path, default=PACKAGES, help="what training/data.py writes")
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="for the count of tokens")
     parser.add_argument("--sizes", type=int, nargs="+", default=[2, 10, 20, 50, 100], metavar="N")
+    parser.add_argument("--full", type=int, default=20, metavar="N", help="documents of the set uniform-512; 0: none")
     parser.add_argument("--each", type=int, default=3, metavar="N", help="requests of each size")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE / "work/requests.json")
@@ -79,12 +91,15 @@ def main():
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
     tokenizer.no_truncation()
     rng, requests = random.Random(args.seed), []
-    for size in args.sizes:
+    sets = [(f"{size}", size, False) for size in args.sizes] + [("uniform-512", args.full, True)] * bool(args.full)
+    for name, size, full in sets:
         for i in range(args.each):
             language = ("en", "fr")[i % 2]
-            request = body(rng, by_language[language], language, size)
+            candidates = by_language[language]
+            change = [lambda document: lengthen(rng, candidates, language, tokenizer, document)] * full
+            request = body(rng, candidates, language, size, *change)
             tokens = lengths(tokenizer, request)
-            requests.append({"language": language, "tokens": sum(tokens),
+            requests.append({"set": name, "language": language, "tokens": sum(tokens),
                              "padded_tokens": max(tokens) * size, "body": request})
     args.out.parent.mkdir(parents=True, exist_ok=True)
     described = {
@@ -93,11 +108,11 @@ def main():
         "requests": requests,
     }
     args.out.write_text(json.dumps(described, ensure_ascii=False, indent=1) + "\n")
-    for size in args.sizes:
-        same = [r for r in requests if len(r["body"]["documents"]) == size]
+    for name in dict.fromkeys(r["set"] for r in requests):
+        same = [r for r in requests if r["set"] == name]
         mean = sum(r["tokens"] for r in same) / len(same)
         padded = sum(r["padded_tokens"] for r in same) / len(same)
-        print(f"{size:4} documents: {len(same)} requests, mean {mean:.0f} tokens, {padded:.0f} if padded")
+        print(f"{name:>11}: {len(same)} requests, mean {mean:.0f} tokens, {padded:.0f} if padded")
 
 
 if __name__ == "__main__":

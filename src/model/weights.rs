@@ -116,24 +116,33 @@ impl Weights {
         let (shard, dtype, range) = self.find(name, shape)?;
         let width = dtype.bitsize() / 8;
         let mut out = vec![T::default(); range.len() / width];
-        out.par_chunks_mut(PIECE).enumerate().try_for_each(|(i, out)| {
-            let start = range.start + i * PIECE * width;
-            let piece = start..start + out.len() * width;
-            let mut numbers = Vec::new();
-            convert(dtype, &shard.bytes.as_slice()[piece.clone()], &mut numbers)
-                .with_context(|| format!("{}: tensor `{name}`", shard.name))?;
-            narrow(&numbers, out);
-            shard.bytes.release(piece);
-            Ok::<_, anyhow::Error>(())
-        })?;
+        out.par_chunks_mut(PIECE)
+            .enumerate()
+            .try_for_each(|(i, out)| {
+                let start = range.start + i * PIECE * width;
+                let piece = start..start + out.len() * width;
+                let mut numbers = Vec::new();
+                convert(dtype, &shard.bytes.as_slice()[piece.clone()], &mut numbers)
+                    .with_context(|| format!("{}: tensor `{name}`", shard.name))?;
+                narrow(&numbers, out);
+                shard.bytes.release(piece);
+                Ok::<_, anyhow::Error>(())
+            })?;
         Ok(out)
     }
 
     /// Where a tensor of this shape lies.
     fn find(&self, name: &str, shape: &[usize]) -> Result<(&Shard, Dtype, Range<usize>)> {
-        let found = self.shards.iter().find_map(|shard| Some((shard, shard.metadata.info(name)?)));
+        let found = self
+            .shards
+            .iter()
+            .find_map(|shard| Some((shard, shard.metadata.info(name)?)));
         let Some((shard, info)) = found else {
-            let files: Vec<&str> = self.shards.iter().map(|shard| shard.name.as_str()).collect();
+            let files: Vec<&str> = self
+                .shards
+                .iter()
+                .map(|shard| shard.name.as_str())
+                .collect();
             bail!("{}: tensor `{name}` is missing", files.join(", "));
         };
         ensure!(
@@ -143,7 +152,11 @@ impl Weights {
             info.shape
         );
         let (start, end) = info.data_offsets;
-        Ok((shard, info.dtype, shard.data_start + start..shard.data_start + end))
+        Ok((
+            shard,
+            info.dtype,
+            shard.data_start + start..shard.data_start + end,
+        ))
     }
 }
 

@@ -116,14 +116,25 @@ impl CrossEncoder for XlmRoberta {
 }
 
 impl XlmRoberta {
-    pub(super) fn new(config: &ModelConfig, weights: &Weights, precision: Precision) -> Result<Self> {
-        let reader = Reader { config, weights, precision };
+    pub(super) fn new(
+        config: &ModelConfig,
+        weights: &Weights,
+        precision: Precision,
+    ) -> Result<Self> {
+        let reader = Reader {
+            config,
+            weights,
+            precision,
+        };
         let Some(last) = config.layers.checked_sub(1) else {
             anyhow::bail!("num_hidden_layers is 0; a model needs at least one layer");
         };
         Ok(Self {
             embeddings: reader.embeddings()?,
-            layers: (0..last).into_par_iter().map(|n| reader.layer(n)).collect::<Result<_>>()?,
+            layers: (0..last)
+                .into_par_iter()
+                .map(|n| reader.layer(n))
+                .collect::<Result<_>>()?,
             last: reader.last_layer(last)?,
             head: reader.head()?,
             buffers: RefCell::new(Buffers::new(0, config.hidden, config.intermediate)?),
@@ -148,7 +159,10 @@ impl Embeddings {
         let device = self.words.device();
         let input_ids = Tensor::new(batch.input_ids.as_slice(), device)?;
         let position_ids = Tensor::new(self.position_ids(batch), device)?;
-        let words = self.words.index_select(&input_ids, 0)?.to_dtype(DType::F32)?;
+        let words = self
+            .words
+            .index_select(&input_ids, 0)?
+            .to_dtype(DType::F32)?;
         let positions = self.positions.index_select(&position_ids, 0)?;
         out.slice_set(&words, 0, 0)?;
         ops::residual_layer_norm(out, &positions, &self.norm)
@@ -189,17 +203,31 @@ impl LastLayer {
         let (tokens, hidden) = buffers.hidden.dims2()?;
         let sequences = offsets.len() - 1;
         let first = offsets[..sequences].iter().map(|&row| u32::try_from(row));
-        let first: Vec<u32> = first.collect::<Result<_, _>>().map_err(candle_core::Error::wrap)?;
+        let first: Vec<u32> = first
+            .collect::<Result<_, _>>()
+            .map_err(candle_core::Error::wrap)?;
         let first = Tensor::new(first, buffers.hidden.device())?;
         let first_rows = buffers.hidden.index_select(&first, 0)?;
         let few = buffers.narrow(sequences)?;
-        let kv = buffers.qkv.flatten_all()?.narrow(0, 0, tokens * 2 * hidden)?.reshape((tokens, 2 * hidden))?;
+        let kv = buffers
+            .qkv
+            .flatten_all()?
+            .narrow(0, 0, tokens * 2 * hidden)?
+            .reshape((tokens, 2 * hidden))?;
         self.keys_values.forward(&buffers.hidden, &kv)?;
-        let few = Buffers { hidden: first_rows, ..few };
-        let q = few.expanded.flatten_all()?.narrow(0, 0, sequences * hidden)?.reshape((sequences, hidden))?;
+        let few = Buffers {
+            hidden: first_rows,
+            ..few
+        };
+        let q = few
+            .expanded
+            .flatten_all()?
+            .narrow(0, 0, sequences * hidden)?
+            .reshape((sequences, hidden))?;
         self.queries.forward(&few.hidden, &q)?;
         let query_offsets: Offsets = (0..=sequences).collect();
-        self.rest.forward(&few, (&q, &kv), (&query_offsets, offsets))?;
+        self.rest
+            .forward(&few, (&q, &kv), (&query_offsets, offsets))?;
         Ok(few.hidden)
     }
 }
@@ -213,8 +241,20 @@ impl AfterQkv {
         queries_keys_values: (&Tensor, &Tensor),
         offsets: (&Offsets, &Offsets),
     ) -> candle_core::Result<()> {
-        let Buffers { hidden, context, attended, expanded, .. } = buffers;
-        ops::attention(context, queries_keys_values, offsets, self.heads, self.precision)?;
+        let Buffers {
+            hidden,
+            context,
+            attended,
+            expanded,
+            ..
+        } = buffers;
+        ops::attention(
+            context,
+            queries_keys_values,
+            offsets,
+            self.heads,
+            self.precision,
+        )?;
         self.attention_output.forward(context, attended)?;
         ops::residual_layer_norm(attended, hidden, &self.attention_norm)?;
         self.up.forward(attended, expanded)?;
@@ -269,10 +309,16 @@ impl Reader<'_> {
     fn word_embeddings(&self, name: &str) -> Result<Tensor> {
         let shape = [self.config.vocabulary, self.config.hidden];
         Ok(match self.precision {
-            Precision::F32 => self.table(name, shape, |numbers, out: &mut [f32]| out.copy_from_slice(numbers))?,
-            Precision::Bf16 => self.table(name, shape, |numbers, out: &mut [bf16]| out.convert_from_f32_slice(numbers))?,
+            Precision::F32 => self.table(name, shape, |numbers, out: &mut [f32]| {
+                out.copy_from_slice(numbers);
+            })?,
+            Precision::Bf16 => self.table(name, shape, |numbers, out: &mut [bf16]| {
+                out.convert_from_f32_slice(numbers);
+            })?,
             Precision::F16 | Precision::Int8 => {
-                self.table(name, shape, |numbers, out: &mut [f16]| out.convert_from_f32_slice(numbers))?
+                self.table(name, shape, |numbers, out: &mut [f16]| {
+                    out.convert_from_f32_slice(numbers);
+                })?
             }
         })
     }
@@ -312,13 +358,23 @@ impl Reader<'_> {
     fn after_qkv(&self, n: usize) -> Result<AfterQkv> {
         let c = self.config;
         let at = |name: &str| format!("roberta.encoder.layer.{n}.{name}");
-        let linear = |name: &str, shape, activation| self.linear(&[at(name)], shape, activation, self.precision);
+        let linear = |name: &str, shape, activation| {
+            self.linear(&[at(name)], shape, activation, self.precision)
+        };
         Ok(AfterQkv {
             heads: c.heads,
             precision: self.precision,
-            attention_output: linear("attention.output.dense", (c.hidden, c.hidden), Activation::None)?,
+            attention_output: linear(
+                "attention.output.dense",
+                (c.hidden, c.hidden),
+                Activation::None,
+            )?,
             attention_norm: self.norm(&at("attention.output.LayerNorm"))?,
-            up: linear("intermediate.dense", (c.intermediate, c.hidden), Activation::Gelu)?,
+            up: linear(
+                "intermediate.dense",
+                (c.intermediate, c.hidden),
+                Activation::Gelu,
+            )?,
             down: linear("output.dense", (c.hidden, c.intermediate), Activation::None)?,
             output_norm: self.norm(&at("output.LayerNorm"))?,
         })
@@ -327,7 +383,9 @@ impl Reader<'_> {
     /// In f32 whatever the precision: it is read once per sequence.
     fn head(&self) -> Result<Head> {
         let hidden = self.config.hidden;
-        let output = self.weights.read("classifier.out_proj.weight", &[1, hidden])?;
+        let output = self
+            .weights
+            .read("classifier.out_proj.weight", &[1, hidden])?;
         let output_bias = self.weights.read("classifier.out_proj.bias", &[1])?;
         let dense = ["classifier.dense".to_owned()];
         Ok(Head {
@@ -348,8 +406,10 @@ impl Reader<'_> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         weight.reserve_exact(names.len() * outputs * inputs);
         for name in names {
-            self.weights.append(&format!("{name}.weight"), &[outputs, inputs], &mut weight)?;
-            self.weights.append(&format!("{name}.bias"), &[outputs], &mut bias)?;
+            self.weights
+                .append(&format!("{name}.weight"), &[outputs, inputs], &mut weight)?;
+            self.weights
+                .append(&format!("{name}.bias"), &[outputs], &mut bias)?;
         }
         Ok(Linear::new(&weight, bias, activation, precision))
     }
@@ -357,7 +417,8 @@ impl Reader<'_> {
     fn norm(&self, name: &str) -> Result<Norm> {
         let hidden = self.config.hidden;
         let mut parameters = self.weights.read(&format!("{name}.weight"), &[hidden])?;
-        self.weights.append(&format!("{name}.bias"), &[hidden], &mut parameters)?;
+        self.weights
+            .append(&format!("{name}.bias"), &[hidden], &mut parameters)?;
         Ok(Norm {
             parameters: Tensor::from_vec(parameters, (2, hidden), &Device::Cpu)?,
             #[expect(clippy::cast_possible_truncation, reason = "the arithmetic is in f32")]

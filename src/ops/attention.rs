@@ -53,7 +53,11 @@ impl InplaceOp3 for Attention {
         let kv = Matrix::new(keys_values, keys_values_layout)?;
         self.check(&q, &kv)?;
         if out_layout.shape().dims2()? != (q.rows, q.width) {
-            bail!("attention needs {} x {} for its result, not {out_layout:?}", q.rows, q.width);
+            bail!(
+                "attention needs {} x {} for its result, not {out_layout:?}",
+                q.rows,
+                q.width
+            );
         }
         self.run(&q, &kv, contiguous_mut(out, out_layout)?);
         Ok(())
@@ -87,7 +91,11 @@ impl<'a> Matrix<'a> {
     }
 
     /// Some columns of some rows, row by row.
-    fn part(&self, rows: Range<usize>, columns: Range<usize>) -> impl ExactSizeIterator<Item = &'a [f32]> + Clone {
+    fn part(
+        &self,
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> impl ExactSizeIterator<Item = &'a [f32]> + Clone {
         let (data, stride) = (self.data, self.stride);
         rows.map(move |row| &data[row * stride..][columns.clone()])
     }
@@ -162,7 +170,13 @@ impl Attention {
     }
 
     /// Computes one head of one sequence, a panel of queries at a time.
-    fn head(&self, task: &Task, (q, kv): (&Matrix<'_>, &Matrix<'_>), out: &Disjoint<'_>, scratch: &mut Scratch) {
+    fn head(
+        &self,
+        task: &Task,
+        (q, kv): (&Matrix<'_>, &Matrix<'_>),
+        out: &Disjoint<'_>,
+        scratch: &mut Scratch,
+    ) {
         let tile = self.tile;
         let (numbers, depth) = (activations(tile), tile.numbers.depth());
         let d = q.width / self.heads;
@@ -173,9 +187,16 @@ impl Attention {
 
         let steps = d.div_ceil(depth);
         let keys = scratch.keys.scratch(padded * steps);
-        scratch.encoder.lay_out(kv.part(rows.clone(), columns.clone()), numbers, tile.rows, keys);
+        scratch.encoder.lay_out(
+            kv.part(rows.clone(), columns.clone()),
+            numbers,
+            tile.rows,
+            keys,
+        );
         let value_columns = q.width + columns.start..q.width + columns.end;
-        let values = scratch.values.scratch(d.next_multiple_of(tile.rows) * length.div_ceil(depth));
+        let values = scratch
+            .values
+            .scratch(d.next_multiple_of(tile.rows) * length.div_ceil(depth));
         lay_out_values(kv.part(rows, value_columns), length, tile, values);
 
         let query_rows = self.query_offsets[task.sequence]..self.query_offsets[task.sequence + 1];
@@ -183,7 +204,9 @@ impl Attention {
             let some = first..(first + tile.columns).min(query_rows.end);
             let queries = scratch.queries.scratch(tile.columns * steps);
             let rows = q.part(some.clone(), columns.clone());
-            scratch.encoder.lay_out(rows, numbers, tile.columns, queries);
+            scratch
+                .encoder
+                .lay_out(rows, numbers, tile.columns, queries);
             let scores = scratch.scores.scratch(padded * tile.columns);
             multiply(tile, keys, queries, scores);
             let scores = &mut scores[..length * tile.columns];
@@ -205,7 +228,9 @@ impl Attention {
                 }
                 _ => scores,
             };
-            let context = scratch.context.scratch(d.next_multiple_of(tile.rows) * tile.columns);
+            let context = scratch
+                .context
+                .scratch(d.next_multiple_of(tile.rows) * tile.columns);
             multiply(tile, values, weights, context);
             write(out, some, columns.clone(), context, sums);
         }
@@ -221,7 +246,12 @@ fn activations(tile: &Tile) -> Activations {
 
 /// Values, a row per key, as left panels with a dimension to a row: `[panel][step][dimension]`. Rows of the last panel beyond
 /// `d` are left as they were; what they give is not read.
-fn lay_out_values<'a>(values: impl Iterator<Item = &'a [f32]>, length: usize, tile: &Tile, out: &mut [u32]) {
+fn lay_out_values<'a>(
+    values: impl Iterator<Item = &'a [f32]>,
+    length: usize,
+    tile: &Tile,
+    out: &mut [u32],
+) {
     let depth = tile.numbers.depth();
     let steps = length.div_ceil(depth);
     for (key, row) in values.enumerate() {
@@ -242,7 +272,10 @@ fn lay_out_values<'a>(values: impl Iterator<Item = &'a [f32]>, length: usize, ti
 fn multiply(tile: &Tile, lhs: &[u32], rhs: &[u32], acc: &mut [u32]) {
     acc.fill(0);
     let steps = rhs.len() / tile.columns;
-    for (lhs, acc) in lhs.chunks_exact(steps * tile.rows).zip(acc.chunks_exact_mut(tile.rows * tile.columns)) {
+    for (lhs, acc) in lhs
+        .chunks_exact(steps * tile.rows)
+        .zip(acc.chunks_exact_mut(tile.rows * tile.columns))
+    {
         tile.run(lhs, rhs, acc);
     }
 }
@@ -269,13 +302,18 @@ impl WithSimd for Softmax<'_> {
                 for i in 0..LANES {
                     let score = f32::from_bits(scores[i]);
                     // NaN is passed over: it comes out in the sum.
-                    largest[i] = if score > largest[i] { score } else { largest[i] };
+                    largest[i] = if score > largest[i] {
+                        score
+                    } else {
+                        largest[i]
+                    };
                 }
             }
             *sums = [0.0; LANES];
             for scores in scores.iter_mut().skip(first).step_by(across) {
                 for i in 0..LANES {
-                    let e = simd::exp_negative((f32::from_bits(scores[i]) - largest[i]) * self.scale);
+                    let e =
+                        simd::exp_negative((f32::from_bits(scores[i]) - largest[i]) * self.scale);
                     sums[i] += e;
                     scores[i] = e.to_bits();
                 }
@@ -296,7 +334,10 @@ impl WithSimd for JoinRows<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let pairs = self.rows.chunks(2 * self.columns).zip(self.out.chunks_exact_mut(self.columns));
+        let pairs = self
+            .rows
+            .chunks(2 * self.columns)
+            .zip(self.out.chunks_exact_mut(self.columns));
         for (pair, out) in pairs {
             let (low, high) = pair.split_at(self.columns);
             for (out, &low) in out.iter_mut().zip(low) {
@@ -310,8 +351,17 @@ impl WithSimd for JoinRows<'_> {
 }
 
 /// `out[query] = context[..][query] / sum[query]`.
-#[expect(unsafe_code, reason = "shared between tasks that write to disjoint places")]
-fn write(out: &Disjoint<'_>, rows: Range<usize>, columns: Range<usize>, context: &[u32], sums: &[f32]) {
+#[expect(
+    unsafe_code,
+    reason = "shared between tasks that write to disjoint places"
+)]
+fn write(
+    out: &Disjoint<'_>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    context: &[u32],
+    sums: &[f32],
+) {
     for ((i, row), sum) in rows.enumerate().zip(sums) {
         let inverse = 1.0 / sum;
         // SAFETY: a task alone writes the columns of its head in the rows of its sequence, one row after another.
@@ -417,7 +467,14 @@ mod tests {
         .unwrap();
         let slow = slow.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for (tile, tolerance) in tiles() {
-            let fast = attention(tile, (&q, &kv), &offsets(&query_lengths), &key_offsets, heads).unwrap();
+            let fast = attention(
+                tile,
+                (&q, &kv),
+                &offsets(&query_lengths),
+                &key_offsets,
+                heads,
+            )
+            .unwrap();
             let fast = fast.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for (fast, slow) in fast.iter().zip(&slow) {
                 assert!(
@@ -470,7 +527,10 @@ mod tests {
         let (q, kv) = (wave(4, 64, 3), wave(4, 128, 5));
         for bad in [&[0usize, 3][..], &[0, 2, 2, 4], &[1, 4], &[0, 5]] {
             let bad: Offsets = bad.into();
-            assert!(attention(tile::best(Precision::F32), (&q, &kv), &bad, &bad, 1).is_err(), "{bad:?}");
+            assert!(
+                attention(tile::best(Precision::F32), (&q, &kv), &bad, &bad, 1).is_err(),
+                "{bad:?}"
+            );
         }
     }
 }

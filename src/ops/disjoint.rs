@@ -10,7 +10,10 @@ pub(super) struct Disjoint<'a> {
     lifetime: PhantomData<&'a mut [f32]>,
 }
 
-#[expect(unsafe_code, reason = "shared between tasks that write to disjoint places")]
+#[expect(
+    unsafe_code,
+    reason = "shared between tasks that write to disjoint places"
+)]
 // SAFETY: it stands for an exclusive borrow of plain floats; whoever takes a part promises that no other task takes it.
 unsafe impl Sync for Disjoint<'_> {}
 
@@ -28,8 +31,14 @@ impl<'a> Disjoint<'a> {
     ///
     /// # Safety
     /// No part that overlaps may be in use, here or in another task.
-    #[expect(unsafe_code, reason = "shared between tasks that write to disjoint places")]
-    #[expect(clippy::mut_from_ref, reason = "that is its purpose; see the safety condition")]
+    #[expect(
+        unsafe_code,
+        reason = "shared between tasks that write to disjoint places"
+    )]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "that is its purpose; see the safety condition"
+    )]
     pub(super) unsafe fn part(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
         assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.width);
         // SAFETY: within the matrix, as just asserted; alone in its place, as the caller promises.

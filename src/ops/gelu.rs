@@ -17,9 +17,16 @@ mod tests {
     #[test]
     fn equals_candle() {
         let x: Vec<f32> = (-1600..1600).map(|i| i as f32 / 100.0).collect();
-        let slow = Tensor::new(x.as_slice(), &Device::Cpu).unwrap().gelu_erf().unwrap();
+        let slow = Tensor::new(x.as_slice(), &Device::Cpu)
+            .unwrap()
+            .gelu_erf()
+            .unwrap();
         for (x, slow) in x.iter().zip(slow.to_vec1::<f32>().unwrap()) {
-            assert!((gelu(*x) - slow).abs() < 3e-6, "gelu({x}) = {}, not {slow}", gelu(*x));
+            assert!(
+                (gelu(*x) - slow).abs() < 3e-6,
+                "gelu({x}) = {}, not {slow}",
+                gelu(*x)
+            );
         }
     }
 

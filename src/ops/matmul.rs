@@ -8,6 +8,7 @@
 
 pub(super) mod int8;
 mod panels;
+mod prefetch;
 pub(super) mod rows;
 pub(super) mod tile;
 
@@ -57,7 +58,11 @@ impl Weight {
     /// `out [rows, outputs] = activation(x [rows, inputs] · weightᵀ + bias)`.
     pub(super) fn multiply(&self, x: &[f32], out: &mut [f32], activation: Activation) {
         let rows = x.len() / self.inputs;
-        assert_eq!(out.len(), rows * self.outputs, "the output has another shape");
+        assert_eq!(
+            out.len(),
+            rows * self.outputs,
+            "the output has another shape"
+        );
         let out = Disjoint::new(out, self.outputs);
         let grid = Grid::new(rows, &self.panels);
         grid.tasks().for_each(|(rows, panels)| {
@@ -94,12 +99,20 @@ impl Grid {
     fn new(rows: usize, weight: &Panels) -> Self {
         let threads = rayon::current_num_threads();
         let most = (TASK_WORDS / weight.steps).clamp(TASK_ROWS.start, TASK_ROWS.end);
-        let shared_out = if threads == 1 { rows } else { rows.div_ceil(threads * TASKS_PER_THREAD) };
+        let shared_out = if threads == 1 {
+            rows
+        } else {
+            rows.div_ceil(threads * TASKS_PER_THREAD)
+        };
         let rows_per_task = shared_out
             .clamp(TASK_ROWS.start, most)
             .next_multiple_of(weight.tile.rows);
         let by_rows = rows.div_ceil(rows_per_task);
-        let by_panels = if threads == 1 { 1 } else { (2 * threads).div_ceil(by_rows) };
+        let by_panels = if threads == 1 {
+            1
+        } else {
+            (2 * threads).div_ceil(by_rows)
+        };
         let panels = weight.count;
         Self {
             rows,
@@ -155,7 +168,9 @@ impl Task<'_> {
         let padded_rows = self.rows.next_multiple_of(tile.rows);
         let lhs = scratch.lhs.scratch(padded_rows * weight.steps);
         let x = self.x.chunks_exact(self.weight.inputs);
-        let roundings = scratch.encoder.lay_out(x, weight.activations, tile.rows, lhs);
+        let roundings = scratch
+            .encoder
+            .lay_out(x, weight.activations, tile.rows, lhs);
         let sums_per_panel = padded_rows * tile.columns;
         let at_once = (TASK_SUMS / sums_per_panel).max(1);
         for first in panels.clone().step_by(at_once) {
@@ -166,8 +181,17 @@ impl Task<'_> {
                 for (panel, sums) in some.clone().zip(sums.chunks_exact_mut(sums_per_panel)) {
                     let block = weight.block(&steps, panel, &mut scratch.block);
                     let lhs_panels = lhs.chunks_exact(weight.steps * tile.rows);
-                    for (lhs, sums) in lhs_panels.zip(sums.chunks_exact_mut(tile.rows * tile.columns)) {
-                        tile.run(&lhs[steps.start * tile.rows..steps.end * tile.rows], block, sums);
+                    let count = lhs_panels.len();
+                    for (i, (lhs, sums)) in lhs_panels
+                        .zip(sums.chunks_exact_mut(tile.rows * tile.columns))
+                        .enumerate()
+                    {
+                        weight.prefetch_next(&steps, panel, (i, count));
+                        tile.run(
+                            &lhs[steps.start * tile.rows..steps.end * tile.rows],
+                            block,
+                            sums,
+                        );
                     }
                 }
             }
@@ -195,21 +219,36 @@ struct Finish<'a> {
 impl WithSimd for Finish<'_> {
     type Output = ();
 
-    #[expect(unsafe_code, reason = "shared between tasks that write to disjoint places")]
+    #[expect(
+        unsafe_code,
+        reason = "shared between tasks that write to disjoint places"
+    )]
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         let weight = self.task.weight;
         let width = weight.panels.tile.columns;
         let columns = self.panel * width..((self.panel + 1) * width).min(weight.outputs);
         let bias = &weight.bias[columns.clone()];
-        for (row, sums) in self.sums.chunks_exact_mut(width).take(self.task.rows).enumerate() {
+        for (row, sums) in self
+            .sums
+            .chunks_exact_mut(width)
+            .take(self.task.rows)
+            .enumerate()
+        {
             let sums = &mut sums[..columns.len()];
             if let Some(integers) = &weight.panels.integers {
-                let (scales, weight_sums) = (&integers.scales[columns.clone()], &integers.sums[columns.clone()]);
+                let (scales, weight_sums) = (
+                    &integers.scales[columns.clone()],
+                    &integers.sums[columns.clone()],
+                );
                 int8::restore(sums, self.roundings[row], scales, weight_sums);
             }
             // SAFETY: tasks have different rows or different panels, and a task finishes each of its panels once.
-            let out = unsafe { self.task.out.part(self.task.first_row + row, columns.clone()) };
+            let out = unsafe {
+                self.task
+                    .out
+                    .part(self.task.first_row + row, columns.clone())
+            };
             match self.task.activation {
                 Activation::None => add(sums, bias, out, |x| x),
                 Activation::Gelu => add(sums, bias, out, gelu::gelu),
@@ -262,7 +301,12 @@ mod tests {
         (400, 192, 320),
     ];
 
-    const PRECISIONS: [Precision; 4] = [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8];
+    const PRECISIONS: [Precision; 4] = [
+        Precision::F32,
+        Precision::F16,
+        Precision::Bf16,
+        Precision::Int8,
+    ];
 
     /// Every layout that this processor can multiply, and the portable ones.
     fn weights(weight: &[f32], bias: &[f32], precision: Precision) -> Vec<Weight> {
@@ -305,7 +349,10 @@ mod tests {
                     let mut out = vec![f32::NAN; rows * outputs];
                     weight.multiply(&x, &mut out, Activation::None);
                     for (i, &got) in out.iter().enumerate() {
-                        let (x, w) = (&x[i / outputs * inputs..][..inputs], &w[i % outputs * inputs..][..inputs]);
+                        let (x, w) = (
+                            &x[i / outputs * inputs..][..inputs],
+                            &w[i % outputs * inputs..][..inputs],
+                        );
                         let dot = x.iter().zip(w).map(|(&a, &b)| f64::from(a) * f64::from(b));
                         let want = dot.sum::<f64>() + f64::from(bias[i % outputs]);
                         let error = (f64::from(got) - want).abs() / (length(x) * length(w) + 1.0);
@@ -343,8 +390,16 @@ mod tests {
                 weight.multiply(&x, &mut whole, Activation::None);
                 for rows in [1, 2, 5, 6, 7, 13, 64, 191, 257] {
                     let mut part = vec![0.0; rows * outputs];
-                    weight.multiply(&x[43 * inputs..][..rows * inputs], &mut part, Activation::None);
-                    assert_eq!(part, whole[43 * outputs..][..rows * outputs], "{precision:?}, {rows} rows");
+                    weight.multiply(
+                        &x[43 * inputs..][..rows * inputs],
+                        &mut part,
+                        Activation::None,
+                    );
+                    assert_eq!(
+                        part,
+                        whole[43 * outputs..][..rows * outputs],
+                        "{precision:?}, {rows} rows"
+                    );
                 }
             }
         }
@@ -359,8 +414,15 @@ mod tests {
                 let mut x = random(3 * inputs, 1);
                 x[inputs + 11] = poison;
                 let mut out = vec![0.0; 3 * outputs];
-                Weight::new(&w, vec![0.0; outputs], precision).multiply(&x, &mut out, Activation::None);
-                let rows: Vec<bool> = out.chunks(outputs).map(|row| row.iter().all(|x| x.is_finite())).collect();
+                Weight::new(&w, vec![0.0; outputs], precision).multiply(
+                    &x,
+                    &mut out,
+                    Activation::None,
+                );
+                let rows: Vec<bool> = out
+                    .chunks(outputs)
+                    .map(|row| row.iter().all(|x| x.is_finite()))
+                    .collect();
                 assert_eq!(rows, [true, false, true], "{precision:?} with {poison}");
             }
         }

@@ -24,7 +24,9 @@ pub fn peak(precision: Precision) -> Peak {
     let mut runs = 0;
     while runs < RUNS {
         let started = Instant::now();
-        let operations: usize = rayon::broadcast(|_| tile.saturate(rounds)).into_iter().sum();
+        let operations: usize = rayon::broadcast(|_| tile.saturate(rounds))
+            .into_iter()
+            .sum();
         let elapsed = started.elapsed();
         if elapsed < RUN {
             rounds *= 2;
@@ -45,7 +47,12 @@ mod tests {
 
     #[test]
     fn every_precision_has_one() {
-        for precision in [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8] {
+        for precision in [
+            Precision::F32,
+            Precision::F16,
+            Precision::Bf16,
+            Precision::Int8,
+        ] {
             let peak = peak(precision);
             assert!(peak.operations_per_second > 1e7, "{precision:?}: {peak:?}");
         }

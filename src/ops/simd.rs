@@ -26,38 +26,6 @@ pub(super) fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + tail
 }
 
-/// The largest value of a row; NaN is passed over (it comes out in the sum that follows).
-#[inline(always)]
-pub(super) fn max(row: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = row.chunks_exact(LANES);
-    let tail = chunks
-        .remainder()
-        .iter()
-        .copied()
-        .fold(f32::NEG_INFINITY, f32::max);
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = if x > *lane { x } else { *lane };
-        }
-    }
-    lanes.iter().copied().fold(tail, f32::max)
-}
-
-/// The smallest value of a row, likewise.
-#[inline(always)]
-pub(super) fn min(row: &[f32]) -> f32 {
-    let mut lanes = [f32::INFINITY; LANES];
-    let chunks = row.chunks_exact(LANES);
-    let tail = chunks.remainder().iter().copied().fold(f32::INFINITY, f32::min);
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = if x < *lane { x } else { *lane };
-        }
-    }
-    lanes.iter().copied().fold(tail, f32::min)
-}
-
 /// `e^x` for x ≤ 0, to 2 units in the last place; below -87 it is e^-87, next to nothing.
 ///
 /// Cody-Waite reduction and the minimax polynomial of the Cephes library's `expf` (Moshier, netlib.org/cephes).
@@ -143,14 +111,11 @@ mod tests {
     }
 
     #[test]
-    fn sums_and_maxima_equal_the_plain_ones() {
+    fn sums_equal_the_plain_ones() {
         for n in [1usize, 2, 15, 16, 17, 31, 64, 1000] {
             let row: Vec<f32> = (0..n).map(|i| ((i * 7919) % 1013) as f32 - 500.0).collect();
             let total: f64 = row.iter().map(|&x| f64::from(x)).sum();
             assert!((f64::from(sum(&row, |x| x)) - total).abs() < 1e-2, "{n}");
-            assert!(
-                (max(&row) - row.iter().copied().fold(f32::NEG_INFINITY, f32::max)).abs() < 1e-9
-            );
         }
     }
 }

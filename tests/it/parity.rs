@@ -199,6 +199,28 @@ fn the_reference_backend_agrees() {
     }
 }
 
+/// How far from f32 a logit may be: about three times the largest error seen over these batches.
+const LOWER: [(Dtype, f32); 3] = [(Dtype::F16, 0.01), (Dtype::Bf16, 0.35), (Dtype::Int8, 0.01)];
+
+#[test]
+fn lower_precisions_are_near() {
+    let batches = golden::<Logits>("logits.json").batches;
+    let checkpoint = open(&Source::Demo);
+    for (dtype, tolerance) in LOWER {
+        let model = build_as(&checkpoint, Backend::Native, dtype);
+        let mut worst = 0.0f32;
+        for golden in &batches {
+            let logits = model.predict(&pack(&golden.input_ids)).unwrap();
+            for (ours, theirs) in logits.iter().zip(&golden.logits) {
+                assert!(ours.is_finite(), "{dtype:?}");
+                worst = worst.max((ours - theirs).abs());
+            }
+        }
+        assert!(worst <= tolerance, "{dtype:?}: a logit is off by {worst}");
+        assert!(worst > 0.0, "{dtype:?} is f32 in disguise");
+    }
+}
+
 #[test]
 fn a_score_does_not_depend_on_its_batch_mates() {
     let golden: Logits = golden("logits.json");
@@ -208,7 +230,8 @@ fn a_score_does_not_depend_on_its_batch_mates() {
         .flat_map(|batch| batch.input_ids)
         .take(120)
         .collect();
-    for model in [build(&open(&Source::Demo), Backend::Native)] {
+    for (dtype, _) in LOWER.iter().chain(&[(Dtype::F32, 0.0)]) {
+        let model = build_as(&open(&Source::Demo), Backend::Native, *dtype);
         let alone: Vec<f32> = sequences
             .iter()
             .map(|ids| model.predict(&pack(std::slice::from_ref(ids))).unwrap()[0])

@@ -7,7 +7,7 @@
 //! **Outliers.** Transformers have a few channels that are tens of times larger than the rest, always the same ones (Bondarenko et
 //! al. 2021, Dettmers et al. 2022); with one scale for the row they leave the others a handful of steps. So both operands
 //! are rotated before they are rounded: the inner dimension is multiplied by a matrix R that is orthonormal up to a
-//! factor, which changes nothing in exact arithmetic (`W·x = (W·R)·(Rᵀ·x)`) and spreads each outlier over 64 channels (QuaRot, Ashkboos et
+//! factor, which changes nothing in exact arithmetic (`W·x = (W·R)·(Rᵀ·x)`) and spreads each outlier over 64 channels (`QuaRot`, Ashkboos et
 //! al. 2024). R is a Walsh-Hadamard transform after a fixed pattern of signs, so it costs six additions per number
 //! and needs no calibration.
 
@@ -26,36 +26,85 @@ pub(in crate::ops) struct Rounding {
 }
 
 /// How many channels are mixed in rows of this width.
-pub(super) fn mixed(width: usize) -> usize {
+pub(in crate::ops) fn mixed(width: usize) -> usize {
     MAX_MIXED.min(1 << width.trailing_zeros())
 }
 
-/// Multiplies a row by R, without the factor `1 / √mixed(width)` that would make it orthonormal.
-pub(super) fn rotate(row: &mut [f32]) {
-    simd::run(Rotate(row));
+/// Multiplies rows by R, without the factor `1 / √mixed(width)` that would make it orthonormal.
+#[derive(Default)]
+pub(in crate::ops) struct Rotation {
+    /// Sign bits that each channel's are flipped by: a fixed pattern, so that what is alike in neighbouring channels (a mean,
+    /// say) is spread too and not gathered in one place.
+    signs: Vec<u32>,
+    rotated: Vec<f32>,
+}
+
+impl Rotation {
+    /// The rotated row.
+    pub(in crate::ops) fn apply(&mut self, row: &[f32]) -> &[f32] {
+        for i in (0u32..).take(row.len()).skip(self.signs.len()) {
+            let mixed = i.wrapping_mul(0x9E37_79B9) ^ i.wrapping_mul(0x85EB_CA6B).rotate_left(13);
+            self.signs.push(mixed & 0x8000_0000);
+        }
+        self.rotated.resize(row.len(), 0.0);
+        simd::run(Rotate {
+            row,
+            signs: &self.signs,
+            out: &mut self.rotated,
+        });
+        &self.rotated
+    }
 }
 
 /// Rounds a row to 0 ... 255, the zero point on an integer so that zero stays zero. A row with a number that is not
 /// finite gets a scale that is not finite.
-pub(super) fn round_row(row: &[f32], out: &mut [u8]) -> Rounding {
+pub(in crate::ops) fn round_row(row: &[f32], out: &mut [u8]) -> Rounding {
     simd::run(RoundRow { row, out })
 }
 
 /// Rounds a row to -127 ... 127 and returns the scale.
-pub(super) fn round_weights(row: &[f32], out: &mut [i8]) -> f32 {
+pub(in crate::ops) fn round_weights(row: &[f32], out: &mut [i8]) -> f32 {
     let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
     let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
     for (out, x) in out.iter_mut().zip(row) {
-        #[expect(clippy::cast_possible_truncation, reason = "within ±127 by the choice of the scale")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "within ±127 by the choice of the scale"
+        )]
         let integer = (x / scale).round_ties_even() as i8;
         *out = integer;
     }
     scale
 }
 
+/// The least and the greatest of a row and zero. The third is zero if all are finite, else NaN, which comparisons pass over.
+#[inline(always)]
+fn range(row: &[f32]) -> (f32, f32, f32) {
+    const LANES: usize = 16;
+    let (chunks, tail) = row.as_chunks::<LANES>();
+    let (mut low, mut high, mut poison) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
+    for chunk in chunks {
+        for i in 0..LANES {
+            let x = chunk[i];
+            low[i] = if x < low[i] { x } else { low[i] };
+            high[i] = if x > high[i] { x } else { high[i] };
+            poison[i] += x * 0.0;
+        }
+    }
+    let low = low.iter().chain(tail).copied().fold(0.0, f32::min);
+    let high = high.iter().chain(tail).copied().fold(0.0, f32::max);
+    let poison = poison.iter().chain(tail).map(|x| x * 0.0).sum();
+    (low, high, poison)
+}
+
 /// `scale · scales[j] · (sums[j] - zero · weight_sums[j])`, as the bits of f32 in the place of the sums.
 #[inline(always)]
-pub(super) fn restore(sums: &mut [u32], rounding: Rounding, scales: &[f32], weight_sums: &[i32]) {
+pub(in crate::ops) fn restore(
+    sums: &mut [u32],
+    rounding: Rounding,
+    scales: &[f32],
+    weight_sums: &[i32],
+) {
     let Rounding { scale, zero } = rounding;
     for ((sum, &s), &w) in sums.iter_mut().zip(scales).zip(weight_sums) {
         let exact = sum.cast_signed().wrapping_sub(zero.wrapping_mul(w));
@@ -63,36 +112,46 @@ pub(super) fn restore(sums: &mut [u32], rounding: Rounding, scales: &[f32], weig
     }
 }
 
-struct Rotate<'a>(&'a mut [f32]);
+struct Rotate<'a> {
+    row: &'a [f32],
+    signs: &'a [u32],
+    out: &'a mut [f32],
+}
 
 impl WithSimd for Rotate<'_> {
     type Output = ();
 
+    /// The channels that are mixed lie far apart, so that each step adds and subtracts whole vectors. Two steps at a time:
+    /// half as many loads and stores.
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        flip_signs(self.0);
-        let width = self.0.len();
-        let blocks = width / mixed(width);
-        let mut half = width / 2;
-        // The mixed channels lie far apart, so that each step adds and subtracts whole vectors.
-        while half >= blocks && half > 0 {
-            for pair in self.0.chunks_exact_mut(2 * half) {
-                let (low, high) = pair.split_at_mut(half);
-                for (a, b) in low.iter_mut().zip(high) {
+        for ((out, x), sign) in self.out.iter_mut().zip(self.row).zip(self.signs) {
+            *out = f32::from_bits(x.to_bits() ^ sign);
+        }
+        let mut block = self.out.len();
+        let smallest = block / mixed(block);
+        while block >= 4 * smallest {
+            let quarter = block / 4;
+            for part in self.out.chunks_exact_mut(block) {
+                let (low, high) = part.split_at_mut(2 * quarter);
+                let ((a, b), (c, d)) = (low.split_at_mut(quarter), high.split_at_mut(quarter));
+                for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
+                    let (sum_ac, sum_bd, difference_ac, difference_bd) =
+                        (*a + *c, *b + *d, *a - *c, *b - *d);
+                    (*a, *b) = (sum_ac + sum_bd, sum_ac - sum_bd);
+                    (*c, *d) = (difference_ac + difference_bd, difference_ac - difference_bd);
+                }
+            }
+            block = quarter;
+        }
+        if block >= 2 * smallest {
+            for part in self.out.chunks_exact_mut(block) {
+                let (a, b) = part.split_at_mut(block / 2);
+                for (a, b) in a.iter_mut().zip(b) {
                     (*a, *b) = (*a + *b, *a - *b);
                 }
             }
-            half /= 2;
         }
-    }
-}
-
-/// A fixed pattern, so that what is alike in neighbouring channels (a mean, say) is spread too and not gathered in one place.
-#[inline(always)]
-fn flip_signs(row: &mut [f32]) {
-    for (i, x) in (0u32..).zip(row) {
-        let sign = i.wrapping_mul(0x9E37_79B9) ^ i.wrapping_mul(0x85EB_CA6B).rotate_left(13);
-        *x = f32::from_bits(x.to_bits() ^ (sign & 0x8000_0000));
     }
 }
 
@@ -108,22 +167,114 @@ impl WithSimd for RoundRow<'_> {
     fn with_simd<S: Simd>(self, _: S) -> Rounding {
         // Adding 1.5 · 2²³ rounds to an integer and leaves it in the low bits.
         const ROUND: f32 = 12_582_912.0;
-        let (low, high) = (simd::min(self.row).min(0.0), simd::max(self.row).max(0.0));
-        // Zero times anything finite is zero; NaN and infinity become NaN, which the comparisons above pass over.
-        let poison = simd::sum(self.row, |x| x * 0.0);
-        let scale = if high > low { (high - low) / 255.0 } else { 1.0 };
+        let (low, high, poison) = range(self.row);
+        let scale = if high > low {
+            (high - low) / 255.0
+        } else {
+            1.0
+        };
         let inverse = 1.0 / scale;
         let zero = (-low * inverse).round_ties_even();
         for (out, &x) in self.out.iter_mut().zip(self.row) {
             let integer = x.mul_add(inverse, zero);
             let integer = if integer > 0.0 { integer } else { 0.0 };
             let integer = if integer < 255.0 { integer } else { 255.0 };
-            #[expect(clippy::cast_possible_truncation, reason = "the low byte holds the integer")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the low byte holds the integer"
+            )]
             let byte = (integer + ROUND).to_bits() as u8;
             *out = byte;
         }
         #[expect(clippy::cast_possible_truncation, reason = "0 to 255")]
         let zero = zero as i32;
-        Rounding { scale: scale + poison, zero }
+        Rounding {
+            scale: scale + poison,
+            zero,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(len: usize) -> Vec<f32> {
+        (0..len)
+            .map(|i| ((i * 37 % 101) as f32 - 50.0) / 30.0)
+            .collect()
+    }
+
+    #[test]
+    fn rotating_keeps_products_over_odd_widths() {
+        for width in [1, 2, 3, 4, 6, 8, 20, 32, 64, 96, 192, 256, 257, 1024, 4096] {
+            let (x, w) = (wave(width), wave(width + 7)[7..].to_vec());
+            let dot = |a: &[f32], b: &[f32]| -> f64 {
+                a.iter()
+                    .zip(b)
+                    .map(|(&a, &b)| f64::from(a) * f64::from(b))
+                    .sum()
+            };
+            let mut rotation = Rotation::default();
+            let (rx, rw) = (rotation.apply(&x).to_vec(), rotation.apply(&w).to_vec());
+            let (got, want) = (dot(&rx, &rw) / mixed(width) as f64, dot(&x, &w));
+            assert!(
+                (got - want).abs() < 1e-4 * (1.0 + want.abs()),
+                "{width}: {got}, not {want}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_outlier_is_spread() {
+        let mut row = vec![0.0; 1024];
+        row[77] = 64.0;
+        let mut rotation = Rotation::default();
+        let rotated = rotation.apply(&row);
+        assert!(
+            rotated
+                .iter()
+                .filter(|x| (x.abs() - 64.0).abs() < 1e-6)
+                .count()
+                == 64
+        );
+        let level = [1.0; 1024];
+        let largest = rotation
+            .apply(&level)
+            .iter()
+            .fold(0.0f32, |m, x| m.max(x.abs()));
+        assert!(
+            largest < 40.0,
+            "a constant is gathered in one place: {largest}"
+        );
+    }
+
+    #[test]
+    fn rounding_is_within_half_a_step_and_keeps_zero() {
+        for row in [
+            wave(100),
+            vec![0.0; 5],
+            vec![3.0; 7],
+            vec![-1e-30, 1e-30],
+            vec![1e30, -2e30, 0.0],
+        ] {
+            let mut bytes = vec![0; row.len()];
+            let Rounding { scale, zero } = round_row(&row, &mut bytes);
+            for (&byte, &x) in bytes.iter().zip(&row) {
+                let restored = (i32::from(byte) - zero) as f32 * scale;
+                assert!(
+                    (restored - x).abs() <= scale * 0.501,
+                    "{x} became {restored}"
+                );
+                assert!(x != 0.0 || restored == 0.0);
+            }
+        }
+        for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for place in [0, 99] {
+                let mut row = wave(100);
+                row[place] = poison;
+                assert!(!round_row(&row, &mut [0; 100]).scale.is_finite());
+            }
+        }
     }
 }

@@ -6,7 +6,8 @@ use half::{bf16, f16};
 use pulp::{Simd, WithSimd};
 
 use super::{
-    int8,
+    int8::{self, Rotation},
+    prefetch::prefetch,
     rows::Activations,
     tile::{self, Numbers, Tile},
 };
@@ -33,6 +34,7 @@ pub(super) struct Panels {
 pub(super) struct Integers {
     pub(super) scales: Vec<f32>,
     pub(super) sums: Vec<i32>,
+    rotation: Rotation,
 }
 
 /// Words as they are, or something of half the size that is widened whenever a block is used.
@@ -47,7 +49,12 @@ impl Panels {
         Self::for_tile(weight, inputs, precision, tile::best(precision))
     }
 
-    pub(super) fn for_tile(weight: &[f32], inputs: usize, precision: Precision, tile: &'static Tile) -> Self {
+    pub(super) fn for_tile(
+        weight: &[f32],
+        inputs: usize,
+        precision: Precision,
+        tile: &'static Tile,
+    ) -> Self {
         let layout = Layout {
             steps: inputs.div_ceil(tile.numbers.depth()),
             columns: tile.columns,
@@ -58,12 +65,16 @@ impl Panels {
         let (activations, storage) = match (precision, tile.numbers) {
             (Precision::F32, _) => (
                 Activations::F32,
-                Storage::Words(layout.fill(rows.map(|row| row.iter().map(|x| x.to_bits()).collect()))),
+                Storage::Words(
+                    layout.fill(rows.map(|row| row.iter().map(|x| x.to_bits()).collect())),
+                ),
             ),
             (Precision::F16, _) => (
                 Activations::F32,
                 Storage::Halves(
-                    layout.fill(rows.map(|row| row.iter().map(|&x| f16::from_f32(x).to_bits()).collect())),
+                    layout.fill(
+                        rows.map(|row| row.iter().map(|&x| f16::from_f32(x).to_bits()).collect()),
+                    ),
                     |halves, words| simd::run(WidenF16(halves, words)),
                 ),
             ),
@@ -112,7 +123,9 @@ impl Panels {
     /// The steps of each block, in order.
     pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (most, steps) = (BLOCK_WORDS / self.tile.columns, self.steps);
-        (0..steps).step_by(most).map(move |start| start..(start + most).min(steps))
+        (0..steps)
+            .step_by(most)
+            .map(move |start| start..(start + most).min(steps))
     }
 
     /// The words of one block of one panel, `[step][column]`, widened into `room` where need be.
@@ -122,27 +135,43 @@ impl Panels {
         panel: usize,
         room: &'a mut Aligned<u32>,
     ) -> &'a [u32] {
-        let columns = self.tile.columns;
-        let len = steps.len() * columns;
-        let start = steps.start * self.count * columns + panel * len;
+        let place = self.place(steps, panel);
         match &self.storage {
-            Storage::Words(words) => &words[start..start + len],
+            Storage::Words(words) => &words[place],
             Storage::Halves(halves, widen) => {
-                let room = room.scratch(len);
-                widen(&halves[start..start + len], room);
+                let room = room.scratch(place.len());
+                widen(&halves[place], room);
                 room
             }
         }
+    }
+
+    /// Asks for a part of the block after this one, `part.0` of `part.1`: weights come from far away, and a block is read in a
+    /// fraction of the time that it is used.
+    pub(super) fn prefetch_next(&self, steps: &Range<usize>, panel: usize, part: (usize, usize)) {
+        let next = self.place(steps, panel + 1);
+        let from = next.start + next.len() * part.0 / part.1;
+        let to = next.start + next.len() * (part.0 + 1) / part.1;
+        match &self.storage {
+            Storage::Words(words) => prefetch(words.get(from..to)),
+            Storage::Halves(halves, _) => prefetch(halves.get(from..to)),
+        }
+    }
+
+    /// Where the block of these steps lies in the storage.
+    fn place(&self, steps: &Range<usize>, panel: usize) -> Range<usize> {
+        let columns = self.tile.columns;
+        let len = steps.len() * columns;
+        let start = steps.start * self.count * columns + panel * len;
+        start..start + len
     }
 }
 
 impl Integers {
     /// Rounds the weights of the next output.
     fn round(&mut self, weights: &[f32]) -> Vec<i8> {
-        let mut rotated = weights.to_vec();
-        int8::rotate(&mut rotated);
         let mut integers = vec![0; weights.len()];
-        let scale = int8::round_weights(&rotated, &mut integers);
+        let scale = int8::round_weights(self.rotation.apply(weights), &mut integers);
         // Both sides of the product are rotated without the factor that keeps lengths: it is made good here.
         self.scales.push(scale / int8::mixed(weights.len()) as f32);
         self.sums.push(integers.iter().map(|&i| i32::from(i)).sum());
@@ -169,7 +198,8 @@ impl Layout {
         for (output, words) in outputs.enumerate() {
             let (panel, column) = (output / self.columns, output % self.columns);
             for (block, words) in words.chunks(most).enumerate() {
-                let start = block * most * self.panels() * self.columns + panel * words.len() * self.columns;
+                let start = block * most * self.panels() * self.columns
+                    + panel * words.len() * self.columns;
                 let places = all[start + column..].iter_mut().step_by(self.columns);
                 for (place, &word) in places.zip(words) {
                     *place = word;
@@ -186,13 +216,17 @@ fn bf16s(row: &[f32]) -> Vec<u16> {
 
 /// Two to a word, the first in the low half; zero for what is missing.
 fn pairs(halves: &[u16]) -> Vec<u32> {
-    let pair = |pair: &[u16]| u32::from(pair[0]) | u32::from(pair.get(1).copied().unwrap_or(0)) << 16;
+    let pair =
+        |pair: &[u16]| u32::from(pair[0]) | u32::from(pair.get(1).copied().unwrap_or(0)) << 16;
     halves.chunks(2).map(pair).collect()
 }
 
 fn byte_pairs(bytes: &[i8]) -> Vec<u16> {
     let byte = |pair: &[i8], i: usize| u16::from(pair.get(i).copied().unwrap_or(0).cast_unsigned());
-    bytes.chunks(2).map(|pair| byte(pair, 0) | byte(pair, 1) << 8).collect()
+    bytes
+        .chunks(2)
+        .map(|pair| byte(pair, 0) | byte(pair, 1) << 8)
+        .collect()
 }
 
 fn quads(bytes: &[i8]) -> Vec<u32> {

@@ -2,7 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::int8::{self, Rounding};
+use super::int8::{self, Rotation, Rounding};
 use crate::ops::simd;
 
 /// What a row is turned into before it meets the weights.
@@ -22,7 +22,7 @@ pub(in crate::ops) enum Activations {
 /// Turns rows into words, in memory of its own.
 #[derive(Default)]
 pub(in crate::ops) struct Encoder {
-    rotated: Vec<f32>,
+    rotation: Rotation,
     bytes: Vec<u8>,
     words: Vec<u32>,
     roundings: Vec<Rounding>,
@@ -72,12 +72,17 @@ impl Encoder {
             Activations::Int8 => {
                 rounding = self.round_to_bytes(row, 4);
                 let (quads, _) = self.bytes.as_chunks::<4>();
-                self.words.extend(quads.iter().map(|quad| u32::from_le_bytes(*quad)));
+                self.words
+                    .extend(quads.iter().map(|quad| u32::from_le_bytes(*quad)));
             }
             Activations::Int16 => {
                 rounding = self.round_to_bytes(row, 2);
                 let (pairs, _) = self.bytes.as_chunks::<2>();
-                self.words.extend(pairs.iter().map(|&[a, b]| u32::from(a) | u32::from(b) << 16));
+                self.words.extend(
+                    pairs
+                        .iter()
+                        .map(|&[a, b]| u32::from(a) | u32::from(b) << 16),
+                );
             }
         }
         rounding
@@ -100,11 +105,8 @@ impl Encoder {
 
     /// Leaves a whole number of words' bytes.
     fn round_to_bytes(&mut self, row: &[f32], depth: usize) -> Rounding {
-        self.rotated.clear();
-        self.rotated.extend_from_slice(row);
-        int8::rotate(&mut self.rotated);
         self.bytes.resize(row.len().next_multiple_of(depth), 0);
-        int8::round_row(&self.rotated, &mut self.bytes)
+        int8::round_row(self.rotation.apply(row), &mut self.bytes)
     }
 }
 
@@ -148,7 +150,7 @@ mod tests {
         for (&word, &x) in words.iter().zip(&odd) {
             let want = bf16::from_f32(x);
             assert!(
-                f32::from_bits(word) == want.to_f32() || want.is_nan() && f32::from_bits(word).is_nan(),
+                word == want.to_f32().to_bits() || want.is_nan() && f32::from_bits(word).is_nan(),
                 "{x:e}"
             );
         }

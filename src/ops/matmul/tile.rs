@@ -53,7 +53,10 @@ pub(in crate::ops) struct Tile {
 
 impl Tile {
     /// `acc [rows][columns] += lhs [steps][rows] · rhs [steps][columns]`.
-    #[expect(unsafe_code, reason = "calls a function made for instructions that were detected")]
+    #[expect(
+        unsafe_code,
+        reason = "calls a function made for instructions that were detected"
+    )]
     #[inline]
     pub(in crate::ops) fn run(&self, lhs: &[u32], rhs: &[u32], acc: &mut [u32]) {
         let steps = lhs.len() / self.rows;
@@ -69,7 +72,10 @@ impl Tile {
 
     /// Multiplies and adds registers only, as fast as the processor can, and returns the number of operations (a
     /// multiplication and an addition are two). What a product could reach if memory cost nothing.
-    #[expect(unsafe_code, reason = "calls a function made for instructions that were detected")]
+    #[expect(
+        unsafe_code,
+        reason = "calls a function made for instructions that were detected"
+    )]
     pub(in crate::ops) fn saturate(&self, rounds: usize) -> usize {
         // SAFETY: a tile is handed out only where its instructions were detected; nothing else is asked for.
         std::hint::black_box(unsafe { (self.saturate)(rounds) });
@@ -111,12 +117,17 @@ fn integer() -> &'static Tile {
 }
 
 fn first(candidates: &'static [Candidate]) -> &'static Tile {
-    available(candidates).next().expect("the last candidate is portable")
+    available(candidates)
+        .next()
+        .expect("the last candidate is portable")
 }
 
 /// Those that this processor can run, best first.
 fn available(candidates: &'static [Candidate]) -> impl Iterator<Item = &'static Tile> {
-    candidates.iter().filter(|(is_there, _)| is_there()).map(|(_, tile)| tile)
+    candidates
+        .iter()
+        .filter(|(is_there, _)| is_there())
+        .map(|(_, tile)| tile)
 }
 
 /// All tiles that this processor can run, for tests.
@@ -132,20 +143,32 @@ const FLOAT: &[Candidate] = &[
     #[cfg(target_arch = "x86_64")]
     (|| is_x86_feature_detected!("avx512f"), x86::F32_AVX512),
     #[cfg(target_arch = "x86_64")]
-    (|| is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"), x86::F32_AVX2),
+    (
+        || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+        x86::F32_AVX2,
+    ),
     (|| true, portable::F32),
 ];
 
 const BFLOAT: &[Candidate] = &[
     #[cfg(target_arch = "x86_64")]
-    (|| is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"), x86::BF16_AVX512),
+    (
+        || is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"),
+        x86::BF16_AVX512,
+    ),
 ];
 
 const INTEGER: &[Candidate] = &[
     #[cfg(target_arch = "x86_64")]
-    (|| is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"), x86::INT8_AVX512),
+    (
+        || is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"),
+        x86::INT8_AVX512,
+    ),
     #[cfg(target_arch = "x86_64")]
-    (|| is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"), x86::INT8_AVX),
+    (
+        || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
+        x86::INT8_AVX,
+    ),
     #[cfg(target_arch = "x86_64")]
     (|| is_x86_feature_detected!("avx2"), x86::INT16_AVX2),
     (|| true, portable::INT16),
@@ -187,14 +210,19 @@ mod portable {
             let (sum, a, b) = (f32::from_bits(sum), f32::from_bits(a), f32::from_bits(b));
             // Only where it is one instruction: elsewhere it would be a call.
             let fused = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
-            if fused { a.mul_add(b, sum) } else { a * b + sum }.to_bits()
+            if fused {
+                a.mul_add(b, sum)
+            } else {
+                a * b + sum
+            }
+            .to_bits()
         }
     }
 
     struct Int16Words;
 
     impl Dot for Int16Words {
-        #[expect(clippy::cast_possible_wrap, clippy::cast_possible_truncation, reason = "halves of a word")]
+        #[expect(clippy::cast_possible_truncation, reason = "halves of a word")]
         fn dot(sum: u32, a: u32, b: u32) -> u32 {
             let low = i32::from(a as i16) * i32::from(b as i16);
             let high = i32::from((a >> 16) as i16) * i32::from((b >> 16) as i16);
@@ -202,7 +230,10 @@ mod portable {
         }
     }
 
-    #[expect(unsafe_code, reason = "has the form of the kernels with vector instructions")]
+    #[expect(
+        unsafe_code,
+        reason = "has the form of the kernels with vector instructions"
+    )]
     unsafe fn run<D: Dot>(steps: usize, lhs: *const u32, rhs: *const u32, acc: *mut u32) {
         // SAFETY: `Tile::run` has checked these sizes, and nothing else overlaps the accumulators.
         let (lhs, rhs, acc) = unsafe {
@@ -225,14 +256,17 @@ mod portable {
         acc.copy_from_slice(&tile);
     }
 
-    #[expect(unsafe_code, reason = "has the form of the kernels with vector instructions")]
+    #[expect(
+        unsafe_code,
+        reason = "has the form of the kernels with vector instructions"
+    )]
     unsafe fn saturate<D: Dot>(rounds: usize) -> u32 {
-        let mut tile = [[1u32; COLUMNS]; ROWS];
-        let (a, b) = std::hint::black_box((3, [5; COLUMNS]));
+        let mut tile = [[0x3f80_3f80u32; COLUMNS]; ROWS];
+        let b = std::hint::black_box([0x3f80_3f80u32; COLUMNS]);
         for _ in 0..rounds {
             for row in &mut tile {
                 for (sum, &b) in row.iter_mut().zip(&b) {
-                    *sum = D::dot(*sum, a, b);
+                    *sum = D::dot(*sum, *sum, b);
                 }
             }
         }

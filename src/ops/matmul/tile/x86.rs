@@ -1,8 +1,11 @@
 //! Tiles for x86-64: AVX2, AVX-512, VNNI and BF16.
 
 #![expect(unsafe_code, reason = "vector instructions work on pointers")]
-#![expect(clippy::wildcard_imports, reason = "every name in there begins with _mm")]
 
+#[allow(
+    clippy::wildcard_imports,
+    reason = "every name in there begins with _mm"
+)]
 use std::arch::x86_64::*;
 
 use super::{Numbers, Tile};
@@ -10,12 +13,17 @@ use super::{Numbers, Tile};
 /// About one, whichever numbers a word is taken for: nothing that a processor is slow with.
 const ONES: u32 = 0x3f80_3f80;
 
-/// One micro-kernel. Rust has no types over instruction sets, so the one body is a macro over the instructions.
+/// One micro-kernel. Rust has no types over instruction sets, so the one body is a macro over the instructions. There are no
+/// closures in it: one that is passed through a generic function would not be inlined, for it alone has the instructions.
 macro_rules! tile {
     (
-        $tile:ident, $module:ident, $instructions:literal, $features:literal, $numbers:ident,
+        $tile:ident, $module:ident: $numbers:ident with $instructions:literal ($features:literal),
         $rows:literal x $vectors:literal of $lanes:literal,
-        $load:expr, $store:expr, $splat:expr, $dot:expr
+        zero = $zero:expr,
+        load = |$from:ident| $load:expr,
+        store = |$to:ident, $x:ident| $store:expr,
+        splat = |$word:ident| $splat:expr,
+        dot = |$sum:ident, $a:ident, $b:ident| $dot:expr
     ) => {
         pub(super) const $tile: Tile = Tile {
             instructions: $instructions,
@@ -31,26 +39,42 @@ macro_rules! tile {
             use super::*;
 
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn run(steps: usize, lhs: *const u32, rhs: *const u32, acc: *mut u32) {
+            pub(super) unsafe fn run(
+                steps: usize,
+                mut lhs: *const u32,
+                mut rhs: *const u32,
+                acc: *mut u32,
+            ) {
                 // SAFETY: the caller passes `steps` words for every row and column and a tile of accumulators.
                 unsafe {
-                    let place = |i: usize, v: usize| acc.add((i * $vectors + v) * $lanes);
-                    let mut sums: [[_; $vectors]; $rows] =
-                        std::array::from_fn(|i| std::array::from_fn(|v| $load(place(i, v))));
-                    let (mut lhs, mut rhs) = (lhs, rhs);
+                    let mut sums = [[$zero; $vectors]; $rows];
+                    for i in 0..$rows {
+                        for v in 0..$vectors {
+                            let $from = acc.add((i * $vectors + v) * $lanes).cast_const();
+                            sums[i][v] = $load;
+                        }
+                    }
                     for _ in 0..steps {
-                        let b: [_; $vectors] = std::array::from_fn(|v| $load(rhs.add(v * $lanes)));
-                        for (i, row) in sums.iter_mut().enumerate() {
-                            let a = $splat(*lhs.add(i));
-                            for (sum, b) in row.iter_mut().zip(b) {
-                                *sum = $dot(*sum, a, b);
+                        let mut columns = [$zero; $vectors];
+                        for v in 0..$vectors {
+                            let $from = rhs.add(v * $lanes);
+                            columns[v] = $load;
+                        }
+                        for i in 0..$rows {
+                            let $word = *lhs.add(i);
+                            let $a = $splat;
+                            for v in 0..$vectors {
+                                let ($sum, $b) = (sums[i][v], columns[v]);
+                                sums[i][v] = $dot;
                             }
                         }
-                        (lhs, rhs) = (lhs.add($rows), rhs.add($vectors * $lanes));
+                        lhs = lhs.add($rows);
+                        rhs = rhs.add($vectors * $lanes);
                     }
-                    for (i, row) in sums.iter().enumerate() {
-                        for (v, sum) in row.iter().enumerate() {
-                            $store(place(i, v), *sum);
+                    for i in 0..$rows {
+                        for v in 0..$vectors {
+                            let ($to, $x) = (acc.add((i * $vectors + v) * $lanes), sums[i][v]);
+                            $store;
                         }
                     }
                 }
@@ -61,20 +85,21 @@ macro_rules! tile {
             pub(super) unsafe fn saturate(rounds: usize) -> u32 {
                 // SAFETY: `out` has room for one vector; nothing else is read or written.
                 unsafe {
-                    let (a, b) = std::hint::black_box((ONES, ONES));
-                    let (a, b) = ($splat(a), $splat(b));
-                    let mut sums: [_; 12] = std::array::from_fn(|_| $splat(0));
+                    let $word = std::hint::black_box(ONES);
+                    let $b = $splat;
+                    let mut sums = [$b; 12];
                     for _ in 0..rounds {
-                        for sum in &mut sums {
-                            *sum = $dot(*sum, a, b);
+                        // Each multiplies itself: with one factor for all, the compiler would multiply once.
+                        for i in 0..12 {
+                            let ($sum, $a) = (sums[i], sums[i]);
+                            sums[i] = $dot;
                         }
-                        // Keeps the compiler from multiplying once by `rounds`.
-                        std::hint::black_box(&mut ());
                     }
                     let mut all = 0;
-                    for sum in sums {
+                    for $x in sums {
                         let mut out = [0u32; $lanes];
-                        $store(out.as_mut_ptr(), sum);
+                        let $to = out.as_mut_ptr();
+                        $store;
                         all ^= out[0];
                     }
                     all
@@ -85,54 +110,61 @@ macro_rules! tile {
 }
 
 tile!(
-    F32_AVX2, f32_avx2, "AVX2 and FMA", "avx2,fma", F32, 6 x 2 of 8,
-    |p: *const u32| _mm256_loadu_ps(p.cast()),
-    |p: *mut u32, x| _mm256_storeu_ps(p.cast(), x),
-    |a: u32| _mm256_set1_ps(f32::from_bits(a)),
-    |sum, a, b| _mm256_fmadd_ps(a, b, sum)
+    F32_AVX2, f32_avx2: F32 with "AVX2 and FMA" ("avx2,fma"), 6 x 2 of 8,
+    zero = _mm256_setzero_ps(),
+    load = |p| _mm256_loadu_ps(p.cast()),
+    store = |p, x| _mm256_storeu_ps(p.cast(), x),
+    splat = |word| _mm256_set1_ps(f32::from_bits(word)),
+    dot = |sum, a, b| _mm256_fmadd_ps(a, b, sum)
 );
 
 tile!(
-    F32_AVX512, f32_avx512, "AVX-512", "avx512f", F32, 12 x 2 of 16,
-    |p: *const u32| _mm512_loadu_ps(p.cast()),
-    |p: *mut u32, x| _mm512_storeu_ps(p.cast(), x),
-    |a: u32| _mm512_set1_ps(f32::from_bits(a)),
-    |sum, a, b| _mm512_fmadd_ps(a, b, sum)
+    F32_AVX512, f32_avx512: F32 with "AVX-512" ("avx512f"), 12 x 2 of 16,
+    zero = _mm512_setzero_ps(),
+    load = |p| _mm512_loadu_ps(p.cast()),
+    store = |p, x| _mm512_storeu_ps(p.cast(), x),
+    splat = |word| _mm512_set1_ps(f32::from_bits(word)),
+    dot = |sum, a, b| _mm512_fmadd_ps(a, b, sum)
 );
 
 tile!(
-    BF16_AVX512, bf16_avx512, "AVX512-BF16", "avx512f,avx512bf16", Bf16, 12 x 2 of 16,
-    |p: *const u32| _mm512_loadu_ps(p.cast()),
-    |p: *mut u32, x| _mm512_storeu_ps(p.cast(), x),
-    |a: u32| _mm512_set1_ps(f32::from_bits(a)),
-    |sum, a, b| _mm512_dpbf16_ps(sum, bf16s(a), bf16s(b))
+    BF16_AVX512, bf16_avx512: Bf16 with "AVX512-BF16" ("avx512f,avx512bf16"), 12 x 2 of 16,
+    zero = _mm512_setzero_ps(),
+    load = |p| _mm512_loadu_ps(p.cast()),
+    store = |p, x| _mm512_storeu_ps(p.cast(), x),
+    splat = |word| _mm512_set1_ps(f32::from_bits(word)),
+    dot = |sum, a, b| _mm512_dpbf16_ps(sum, bf16s(a), bf16s(b))
 );
 
 tile!(
-    INT8_AVX512, int8_avx512, "AVX512-VNNI", "avx512f,avx512vnni", Int8, 12 x 2 of 16,
-    |p: *const u32| _mm512_loadu_si512(p.cast()),
-    |p: *mut u32, x| _mm512_storeu_si512(p.cast(), x),
-    |a: u32| _mm512_set1_epi32(a.cast_signed()),
-    |sum, a, b| _mm512_dpbusd_epi32(sum, a, b)
+    INT8_AVX512, int8_avx512: Int8 with "AVX512-VNNI" ("avx512f,avx512vnni"), 12 x 2 of 16,
+    zero = _mm512_setzero_si512(),
+    load = |p| _mm512_loadu_si512(p.cast()),
+    store = |p, x| _mm512_storeu_si512(p.cast(), x),
+    splat = |word| _mm512_set1_epi32(word.cast_signed()),
+    dot = |sum, a, b| _mm512_dpbusd_epi32(sum, a, b)
 );
 
 tile!(
-    INT8_AVX, int8_avx, "AVX-VNNI", "avx2,avxvnni", Int8, 6 x 2 of 8,
-    |p: *const u32| _mm256_loadu_si256(p.cast()),
-    |p: *mut u32, x| _mm256_storeu_si256(p.cast(), x),
-    |a: u32| _mm256_set1_epi32(a.cast_signed()),
-    |sum, a, b| _mm256_dpbusd_avx_epi32(sum, a, b)
+    INT8_AVX, int8_avx: Int8 with "AVX-VNNI" ("avx2,avxvnni"), 6 x 2 of 8,
+    zero = _mm256_setzero_si256(),
+    load = |p| _mm256_loadu_si256(p.cast()),
+    store = |p, x| _mm256_storeu_si256(p.cast(), x),
+    splat = |word| _mm256_set1_epi32(word.cast_signed()),
+    dot = |sum, a, b| _mm256_dpbusd_avx_epi32(sum, a, b)
 );
 
 tile!(
-    INT16_AVX2, int16_avx2, "AVX2", "avx2", Int16, 6 x 2 of 8,
-    |p: *const u32| _mm256_loadu_si256(p.cast()),
-    |p: *mut u32, x| _mm256_storeu_si256(p.cast(), x),
-    |a: u32| _mm256_set1_epi32(a.cast_signed()),
-    |sum, a, b| _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
+    INT16_AVX2, int16_avx2: Int16 with "AVX2" ("avx2"), 6 x 2 of 8,
+    zero = _mm256_setzero_si256(),
+    load = |p| _mm256_loadu_si256(p.cast()),
+    store = |p, x| _mm256_storeu_si256(p.cast(), x),
+    splat = |word| _mm256_set1_epi32(word.cast_signed()),
+    dot = |sum, a, b| _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
 );
 
 /// The same bits, as the type that the bf16 instructions ask for.
+#[inline]
 #[target_feature(enable = "avx512f")]
 fn bf16s(x: __m512) -> __m512bh {
     // SAFETY: both are 64 bytes without invalid values.
