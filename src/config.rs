@@ -78,7 +78,7 @@ pub struct ModelArgs {
     )]
     pub backend: Backend,
 
-    /// How weights are kept and multiplied; `auto` is f32 on a CPU, where the others change scores a little (see the table)
+    /// How weights are kept and multiplied: auto, f32, bf16, f16 or int8; auto is f32 on the CPU, the others change scores a little
     #[arg(
         long,
         env = "RERANKER_DTYPE",

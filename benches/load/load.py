@@ -17,6 +17,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import sys
 import tempfile
 import threading
@@ -32,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import metrics
 from common.arithmetic import by_set, model_facts, read_requests
 from common.machine import ROOT, headlines, instruction_peak, machine, peak_of, provenance
-from common.processes import Server
+from common.processes import Server, machine_busy
 
-REQUESTS = ROOT / "benches/peers/requests_20.json"
+REQUESTS = ROOT / "benches/peers/requests_sizes.json"
 STALE = 3  # seconds after which a connection is opened anew: servers close those on which nothing comes
 IN_FLIGHT = 512  # of the open loop; what is due beyond that waits, and its time runs
 
@@ -93,21 +94,29 @@ class Client:
 
 
 class Phase:
-    """Sends the requests of one set in a random order, again and again, and keeps what came back."""
+    """Sends the requests of one set in a random order, again and again, and keeps what came back.
 
-    def __init__(self, client, bodies, chosen, seed):
+    As many as `count` says or, without it, for so many seconds and at least as many as `least`. What is
+    on its way at the end is waited for.
+    """
+
+    def __init__(self, client, bodies, chosen, seed, count=None, seconds=0.0, least=0):
         order = list(chosen)
         random.Random(seed).shuffle(order)
-        self.client, self.bodies, self.order = client, bodies, itertools.cycle(order)
-        self.lock, self.answers = threading.Lock(), []
+        self.client, self.bodies, self.order, self.seed = client, bodies, itertools.cycle(order), seed
+        self.count, self.seconds, self.least = count, seconds, least
+        self.lock, self.begun, self.answers = threading.Lock(), 0, []
         self.started = time.perf_counter()
 
     def now(self):
         return time.perf_counter() - self.started
 
-    def next(self):
+    def next(self, due):
+        """The next request, unless it were one too many."""
         with self.lock:
-            return next(self.order)
+            more = self.begun < self.count if self.count else self.begun < self.least or due < self.seconds
+            self.begun += more
+            return next(self.order) if more else None
 
     def send(self, request, due):
         sent = self.now()
@@ -116,46 +125,39 @@ class Phase:
         with self.lock:
             self.answers.append(answer)
 
-    def closed(self, clients, seconds, count):
-        """`count` requests if given, else for so many seconds; what is on its way is waited for."""
-        left = iter(range(count)) if count else itertools.count()
-
-        def loop():
-            while count or self.now() < seconds:
-                with self.lock:
-                    if next(left, None) is None:
-                        return
-                self.send(self.next(), self.now())
-
-        threads = [threading.Thread(target=loop, daemon=True) for _ in range(clients)]
+    def closed(self, clients):
+        """Each client sends when it has had its answer."""
+        threads = [threading.Thread(target=self.loop, daemon=True) for _ in range(clients)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def open(self, rate, seconds, count, seed):
+    def loop(self):
+        while (request := self.next(now := self.now())) is not None:
+            self.send(request, now)
+
+    def open(self, rate):
         """Requests at random times, `rate` a second on average."""
-        rng, due = random.Random(seed), 0.0
+        rng = random.Random(self.seed)
+        due = rng.expovariate(rate)
         with ThreadPoolExecutor(IN_FLIGHT) as pool:
-            for n in itertools.count():
-                due += rng.expovariate(rate)
-                if n == count if count else due > seconds:
-                    break
+            while (request := self.next(due)) is not None:
                 time.sleep(max(0.0, due - self.now()))
-                pool.submit(self.send, self.next(), due)
+                pool.submit(self.send, request, due)
+                due += rng.expovariate(rate)
 
 
 # --- What came of it --------------------------------------------------------------------------
 
 
-def result_row(answers, requests, change, cpu):
+def result_row(answers, requests):
     good = [a for a in answers if a.outcome == "200"]
-    errors = Counter(a.outcome for a in answers if a.outcome != "200")
-    row = {"sent": len(answers), "good": len(good), "errors": dict(errors)}
+    row = {"sent": len(answers), "good": len(good),
+           "errors": dict(Counter(a.outcome for a in answers if a.outcome != "200"))}
     if not good:
         return row
-    seconds = max(a.done for a in answers)
-    took, work = [a.took for a in good], sum(requests[a.request]["gflop"] for a in good)
+    seconds, took = max(a.done for a in answers), [a.took for a in good]
     return {
         **row,
         "seconds": seconds,
@@ -164,10 +166,8 @@ def result_row(answers, requests, change, cpu):
         "max": max(took),
         "requests_per_s": len(good) / seconds,
         "tokens_per_s": sum(requests[a.request]["tokens"] for a in good) / seconds,
-        "gflop_per_s": work / seconds,
-        "server_cpu_per_request": cpu and cpu / len(good),
+        "gflop_per_s": sum(requests[a.request]["gflop"] for a in good) / seconds,
         "sent_late_p99": metrics.percentile([a.sent - a.due for a in answers], 0.99),
-        **from_metrics(change),
     }
 
 
@@ -183,6 +183,13 @@ def from_metrics(change):
     }
 
 
+def from_usage(before, after, good):
+    """CPU time of a request in the server, and the share of the machine that neither it nor the client took."""
+    server, client, everybody, seconds = (b - a for a, b in zip(before, after))
+    return {"server_cpu_per_request": server / good, "client_cpu_per_request": client / good,
+            "others": max(0.0, everybody - server - client) / seconds / os.cpu_count()}
+
+
 class Bench:
     """A server, what to send to it, and the rows so far."""
 
@@ -191,29 +198,34 @@ class Bench:
         self.bodies = [json.dumps(request["body"]).encode() for request in requests]
         self.client, self.rows = Client(url, args.path, args.header, args.timeout), []
 
+    def state(self):
+        """The server's metrics, and CPU seconds: its own, the client's, everybody's; and the time."""
+        cpu = self.server.usage().cpu if self.server else None
+        return metrics.scrape(self.url, self.args.header), cpu, time.process_time(), machine_busy(), time.perf_counter()
+
+    def warm_up(self, chosen):
+        if self.args.warm_up:
+            Phase(self.client, self.bodies, chosen, self.args.seed, self.args.warm_up).closed(1)
+
     def phase(self, name, chosen, mode, figure):
-        """One row: a warm-up, then the load."""
-        before_that = Phase(self.client, self.bodies, chosen, self.args.seed)
-        for _ in range(self.args.warm_up):
-            before_that.send(before_that.next(), 0.0)
-        scrape = lambda: metrics.scrape(self.url, self.args.header)
-        cpu = lambda: self.server.usage().cpu if self.server else 0.0
-        metrics_before, cpu_before = scrape(), cpu()
-        phase = Phase(self.client, self.bodies, chosen, self.args.seed)
-        if mode == "closed":
-            phase.closed(figure, self.args.seconds, self.args.count)
-        else:
-            phase.open(figure, self.args.seconds, self.args.count, self.args.seed)
+        """One row."""
+        before = self.state()
+        phase = Phase(self.client, self.bodies, chosen, self.args.seed, self.args.count, self.args.seconds, self.args.least)
+        (phase.closed if mode == "closed" else phase.open)(figure)
+        after = self.state()
         row = {"set": name, "mode": mode, "clients" if mode == "closed" else "rate": figure,
-               **result_row(phase.answers, self.requests, metrics.Change(metrics_before, scrape()), cpu() - cpu_before),
-               "answers": [[a.request, *(round(t, 6) for t in (a.due, a.sent, a.done)), a.outcome] for a in phase.answers]}
+               **result_row(phase.answers, self.requests), **from_metrics(metrics.Change(before[0], after[0]))}
+        if self.server and row["good"]:
+            row |= from_usage(before[1:], after[1:], row["good"])
+        row["answers"] = [[a.request, *(round(t, 6) for t in (a.due, a.sent, a.done)), a.outcome] for a in phase.answers]
         self.rows.append(row)
         print(f"{name}, {mode} {figure:.3g}: {row['good']} of {row['sent']} good"
               f"{', p50 %.3f s' % row['p50'] if row['good'] else ''}", flush=True)
         return row
 
     def drive(self, name, chosen):
-        """All phases of one set; the utilisation is of the best that the closed loops reached."""
+        """All loops with one set; the utilisation is of the best that the closed ones reached."""
+        self.warm_up(chosen)
         best = max([self.phase(name, chosen, "closed", clients).get("requests_per_s", 0.0)
                     for clients in self.args.concurrency], default=0.0)
         for rate in [*self.args.rate, *(share * best for share in self.args.utilisation if best)]:
@@ -248,7 +260,7 @@ def report(result):
              "Written by `benches/load/load.py`; the JSON file beside it has every request.", "",
              *headlines(result),
              f"- model: {m['layers']} x {m['hidden']}, feed-forward {m['ffn']}, vocabulary {m['vocabulary']:,}",
-             f"- {result['how_long']} each, after {result['warm_up']} requests to warm up; arrivals are Poisson's, and time "
+             f"- {result['how_long']} each, after {result['warm_up']} of each set to warm up; arrivals are Poisson's, and time "
              "counts from when a request was due"]
     for name, s in result["sets"].items():
         lines.append(f"- {name}: {s['requests']} requests, mean {s['documents']:.0f} documents, {s['tokens']:.0f} tokens, "
@@ -256,9 +268,19 @@ def report(result):
     if result["peak"]:
         rates = ", ".join(f"{p[result['dtype']]['gflop_per_s']:.0f}" for p in result["peaks"])
         lines.append(f"- peak: {rates} GFLOP/s in {result['dtype']} before and after (`reranker peak`)")
-    late = max((row.get("sent_late_p99", 0.0) for row in result["rows"]), default=0.0)
-    return "\n".join([*lines, "", *table(result), "",
-                      f"The client sent 99% of the requests within {late * 1e3:.1f} ms of when they were due."]) + "\n"
+    return "\n".join([*lines, "", *table(result), "", *remarks(result["rows"])]) + "\n"
+
+
+def remarks(rows):
+    """What a reader must know to trust the table."""
+    lines = ["Of fewer than 100 requests p99 is the slowest, of fewer than 20 p95 too."]
+    late = max((row["sent_late_p99"] for row in rows if row["good"]), default=0.0)
+    lines.append(f"The client sent 99% of the requests within {late * 1e3:.1f} ms of when they were due, in every loop.")
+    others = [row["others"] for row in rows if "others" in row]
+    if others:
+        lines.append(f"Other processes took {statistics.median(others):.1%} of the machine during the median loop, "
+                     f"{max(others):.1%} at worst.")
+    return lines
 
 
 def set_facts(requests, sets):
@@ -284,7 +306,8 @@ def arguments():
     parser.add_argument("--url", help="of a server that runs already; else one is started")
     parser.add_argument("--path", default="/rerank")
     parser.add_argument("--header", type=header, action="append", default=[], metavar="'NAME: VALUE'")
-    parser.add_argument("--binary", type=Path, default=ROOT / "target/release/reranker", help="also measures the peak")
+    parser.add_argument("--binary", type=Path,
+                        help="default: target/release/reranker; with --url only for the peak, of the same machine")
     parser.add_argument("--dtype", default="f32", help="of the server that this starts")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the server that this starts, and of the peak")
     parser.add_argument("--requests", type=Path, default=REQUESTS, help="e.g. from benches/peers/make_requests.py")
@@ -295,8 +318,9 @@ def arguments():
     parser.add_argument("--utilisation", type=float, nargs="*", default=[0.7], metavar="SHARE",
                         help="open loops, as a share of the best closed loop's requests per second")
     parser.add_argument("--seconds", type=float, default=30, help="of sending, each loop")
-    parser.add_argument("--count", type=int, help="requests to send, each loop, instead")
-    parser.add_argument("--warm-up", type=int, default=3, metavar="N", help="requests before each loop, which do not count")
+    parser.add_argument("--least", type=int, default=3, metavar="N", help="requests of each loop, however long they take")
+    parser.add_argument("--count", type=int, help="requests of each loop, instead of --seconds and --least")
+    parser.add_argument("--warm-up", type=int, default=2, metavar="N", help="requests of each set, before its loops")
     parser.add_argument("--timeout", type=float, default=900, help="seconds that the client waits for an answer")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", help="directory of the results")
@@ -305,6 +329,8 @@ def arguments():
     args = parser.parse_args(sys.argv[1:split])
     args.options = sys.argv[split + 1:]
     args.header = dict(args.header)
+    if not args.url:
+        args.binary = (args.binary or ROOT / "target/release/reranker").resolve()
     if args.url and args.options:
         parser.error("options for a server need one that this starts")
     return args
@@ -321,16 +347,13 @@ def chosen_sets(args, requests):
 
 def drive(args, requests, sets, logs):
     """The rows, the machine's peak before and after, and what the server says it computes in."""
-    server = None
-    if not args.url:
-        server = Server.ours(args.binary, args.model, args.threads, args.dtype, args.options)
-    peak = lambda: [instruction_peak(args.binary, args.threads)] if server or args.binary.exists() else []
-    peaks = peak()
+    server = None if args.url else Server.ours(args.binary, args.model, args.threads, args.dtype, args.options)
+    peaks = peak(args)
     try:
         if server:
             with (Path(logs) / "server.log").open("w") as log:
                 server.start(log)
-        bench = Bench(args, args.url.rstrip("/") if args.url else server.url, server, requests)
+        bench = Bench(args, server.url if server else args.url.rstrip("/"), server, requests)
         said = metrics.dtype(metrics.scrape(bench.url, args.header))
         for name, chosen in sets.items():
             bench.drive(name, chosen)
@@ -338,7 +361,11 @@ def drive(args, requests, sets, logs):
     finally:
         if server:
             server.stop()
-    return bench.rows, peaks + peak(), said, memory
+    return bench.rows, peaks + peak(args), said, memory
+
+
+def peak(args):
+    return [instruction_peak(args.binary, args.threads)] if args.binary else []
 
 
 def main():
@@ -355,15 +382,16 @@ def main():
     dtype = said or args.dtype
     if not args.url and dtype != args.dtype:
         print(f"warning: the server says that it computes in {said}", file=sys.stderr)
-    peak = peak_of(peaks, dtype)
+    most = peak_of(peaks, dtype)
     for row in rows:
-        row["share_of_peak"] = peak and row.get("gflop_per_s", 0.0) / peak
+        row["share_of_peak"] = row["gflop_per_s"] / most if most and row["good"] else None
     now = datetime.now(timezone.utc)
     result = {
         "date": now.strftime("%Y-%m-%d"), "time": now.isoformat(timespec="seconds"),
         "command": ["load.py", *sys.argv[1:]], **source, "machine": machine(), "threads": args.threads,
-        "model": model_facts(args.model), "dtype": dtype, "peak": peak, "peaks": peaks, "peak_memory": memory,
-        "how_long": f"{args.count} requests" if args.count else f"{args.seconds:g} s", "warm_up": args.warm_up,
+        "model": model_facts(args.model), "dtype": dtype, "peak": most, "peaks": peaks, "peak_memory": memory,
+        "how_long": f"{args.count} requests" if args.count else f"{args.seconds:g} s and at least {args.least} requests",
+        "warm_up": args.warm_up,
         "sets": set_facts(requests, sets), "rows": rows,
     }
     args.out.mkdir(parents=True, exist_ok=True)

@@ -15,40 +15,24 @@ import os
 import platform
 import socket
 import statistics
-import subprocess
+import sys
+import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from common import metrics
+from common.machine import machine
+from common.processes import Server, free_port
+
 REQUESTS = HERE.parent / "peers/requests_20.json"
 EDGES = [0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 16, 32]
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Server:
-    """A process on one core, ready to answer."""
-
-    def __init__(self, name, command, core, environment):
-        self.name, self.port = name, free_port()
-        command = ["taskset", "-c", str(core)] + [part.replace("PORT", str(self.port)) for part in command]
-        self.process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.DEVNULL)
-        for _ in range(600):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as answer:
-                    if answer.status == 200:
-                        break
-            except OSError:
-                time.sleep(0.1)
-        else:
-            raise SystemExit(f"{name} did not become ready: {' '.join(command)}")
-        self.connection = None
+class Pinned(Server):
+    """A server on one core, and a connection to it that stays open."""
+    connection = None
 
     def connect(self):
         """Anew for each turn: servers close connections on which nothing has come for a while."""
@@ -66,26 +50,24 @@ class Server:
         content = answer.read()
         took = (time.perf_counter() - started) * 1e3
         if answer.status != 200:
-            raise SystemExit(f"{self.name} answered {answer.status}: {content[:300]!r}")
+            raise SystemExit(f"{self.key} answered {answer.status}: {content[:300]!r}")
         return took
 
     def cpu_ms(self):
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) * 1e3 / os.sysconf("SC_CLK_TCK")
+        return self.usage().cpu * 1e3
 
     def stages(self):
         """Mean milliseconds of each stage, from our own metrics."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
-            samples = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line[0] != "#")
-        mean = {}
-        for stage in ("parse", "tokenize", "queue", "compute"):
-            label = f'{{stage="{stage}"}}'
-            count = float(samples[f"reranker_stage_seconds_count{label}"])
-            mean[stage] = float(samples[f"reranker_stage_seconds_sum{label}"]) / count * 1e3
-        total = sum(float(v) for k, v in samples.items() if k.startswith("reranker_request_seconds_sum"))
-        count = sum(float(v) for k, v in samples.items() if k.startswith("reranker_request_seconds_count"))
-        mean["total"] = total / count * 1e3
+        since_start = metrics.Change({}, metrics.scrape(self.url))
+        mean = {stage: seconds * 1e3 for stage, seconds in since_start.stages().items()}
+        mean["total"] = (since_start.of_all("reranker_request_seconds_sum")
+                         / since_start.of_all("reranker_request_seconds_count") * 1e3)
         return mean
+
+
+def pinned(key, command, environment):
+    port = free_port()
+    return Pinned(key, [*command, "--port", str(port)], port, environment)
 
 
 def bodies(words):
@@ -96,18 +78,13 @@ def bodies(words):
         yield json.dumps({"query": body["query"], "texts": texts}).encode()
 
 
-def percentile(values, share):
-    values = sorted(values)
-    return values[min(len(values) - 1, int(share * len(values)))]
-
-
 def histogram(values):
     edges = [0] + EDGES + [float("inf")]
     return [(low, high, sum(low <= v < high for v in values)) for low, high in zip(edges, edges[1:])]
 
 
 def measure(servers, payloads, rounds, requests):
-    every, cpu = {s.name: [] for s in servers}, {s.name: 0.0 for s in servers}
+    every, cpu = {s.key: [] for s in servers}, {s.key: 0.0 for s in servers}
     for server in servers:
         server.connect()
         for body in payloads * 30:
@@ -116,8 +93,8 @@ def measure(servers, payloads, rounds, requests):
         for server in servers:
             server.connect()
             before = server.cpu_ms()
-            every[server.name] += [server.time(payloads[n % len(payloads)]) for n in range(requests)]
-            cpu[server.name] += server.cpu_ms() - before
+            every[server.key] += [server.time(payloads[n % len(payloads)]) for n in range(requests)]
+            cpu[server.key] += server.cpu_ms() - before
     return every, cpu
 
 
@@ -156,21 +133,24 @@ def main():
     os.sched_setaffinity(0, {cores[1]})
     one = {"RAYON_NUM_THREADS": "1", "TOKIO_WORKER_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     quiet = {"LOG_LEVEL": "warning", **one}
-    servers = [Server("ours", [a.ours, "serve", "--model", a.checkpoint, "--host", "127.0.0.1", "--port", "PORT"],
-                      cores[0], quiet)]
+    pin = ["taskset", "-c", str(cores[0])]
+    servers = [pinned("ours", [*pin, a.ours, "serve", "--model", a.checkpoint, "--host", "127.0.0.1"], quiet)]
     if a.tei:
-        servers.append(Server("TEI", [a.tei, "--model-id", a.checkpoint, "--hostname", "127.0.0.1", "--port", "PORT",
-                                      "--dtype", "float32", "--tokenization-workers", "1"], cores[0],
-                              {"LOG_LEVEL": "warn", **one}))
+        servers.append(pinned("TEI", [*pin, a.tei, "--model-id", a.checkpoint, "--hostname", "127.0.0.1",
+                                      "--dtype", "float32", "--tokenization-workers", "1"], {"LOG_LEVEL": "warn", **one}))
     try:
+        with tempfile.TemporaryDirectory() as logs:
+            for server in servers:
+                with (Path(logs) / f"{server.key}.log").open("w") as log:
+                    server.start(log)
         every, cpu = measure(servers, list(bodies(a.words)), a.rounds, a.requests)
         stages = servers[0].stages()
     finally:
         for server in servers:
-            server.process.kill()
-    report = {"machine": platform.machine(), "cpu": cpu_name(), "requests": a.rounds * a.requests,
+            server.stop()
+    report = {"machine": platform.machine(), "cpu": machine()["cpu"], "requests": a.rounds * a.requests,
               "words": a.words, "stages": stages,
-              "servers": {name: {"p50": percentile(v, 0.5), "p90": percentile(v, 0.9), "p99": percentile(v, 0.99),
+              "servers": {name: {**{f"p{p}": metrics.percentile(v, p / 100) for p in (50, 90, 99)},
                                  "mean": statistics.fmean(v), "cpu": cpu[name] / len(v), "histogram": histogram(v)}
                           for name, v in every.items()}}
     if a.tei:
@@ -179,12 +159,6 @@ def main():
     a.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
     a.output.with_suffix(".md").write_text(markdown(report))
     print(markdown(report))
-
-
-def cpu_name():
-    names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Make requests of real text: Debian's package descriptions, English and French.
 
     python make_requests.py                        # 2 to 100 documents, and 20 of full length -> work/requests.json
+    python make_requests.py --each 2 --out requests_sizes.json                           # as committed
     python make_requests.py --sizes 20 --full 0 --each 3 --seed 5 --out requests_20.json   # as committed
 
 A document is a package's whole description (the short line, then the paragraphs), at its

@@ -289,16 +289,15 @@ mod tests {
         (0..len).map(|_| next()).collect()
     }
 
-    const SHAPES: [(usize, usize, usize); 9] = [
+    const SHAPES: [(usize, usize, usize); 8] = [
         (1, 1, 1),
         (1, 64, 17),
         (2, 3, 5),
         (5, 320, 33),
         (7, 130, 64),
-        (49, 1024, 48),
-        (100, 4096, 16),
-        (193, 257, 100),
-        (400, 192, 320),
+        (13, 1300, 70),
+        (100, 33, 130),
+        (193, 257, 20),
     ];
 
     const PRECISIONS: [Precision; 4] = [
@@ -382,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_row_does_not_depend_on_the_others() {
-        for (inputs, outputs) in [(64, 64), (192, 320), (1024, 3072), (4096, 100)] {
+        for (inputs, outputs) in [(64, 64), (192, 320), (1024, 300), (4096, 40)] {
             let (x, w) = (random(300 * inputs, 1), random(outputs * inputs, 2));
             for precision in PRECISIONS {
                 let weight = Weight::new(&w, random(outputs, 3), precision);

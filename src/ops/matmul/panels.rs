@@ -13,9 +13,6 @@ use super::{
 };
 use crate::ops::{Precision, aligned::Aligned, simd};
 
-/// Words of a block: 16 KiB, half of the smallest first-level cache there is.
-const BLOCK_WORDS: usize = 4096;
-
 /// A weight matrix in panels of as many outputs as a tile has columns: `[block][panel][step][column]`.
 pub(super) struct Panels {
     pub(super) tile: &'static Tile,
@@ -55,8 +52,10 @@ impl Panels {
         precision: Precision,
         tile: &'static Tile,
     ) -> Self {
+        let steps = inputs.div_ceil(tile.numbers.depth());
         let layout = Layout {
-            steps: inputs.div_ceil(tile.numbers.depth()),
+            steps,
+            block_steps: tile.block_steps(steps),
             columns: tile.columns,
             outputs: weight.len() / inputs,
         };
@@ -122,10 +121,10 @@ impl Panels {
 
     /// The steps of each block, in order.
     pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (most, steps) = (BLOCK_WORDS / self.tile.columns, self.steps);
+        let (size, steps) = (self.tile.block_steps(self.steps), self.steps);
         (0..steps)
-            .step_by(most)
-            .map(move |start| start..(start + most).min(steps))
+            .step_by(size)
+            .map(move |start| start..(start + size).min(steps))
     }
 
     /// The words of one block of one panel, `[step][column]`, widened into `room` where need be.
@@ -182,6 +181,7 @@ impl Integers {
 /// Where things go: see [`Panels`].
 struct Layout {
     steps: usize,
+    block_steps: usize,
     columns: usize,
     outputs: usize,
 }
@@ -193,12 +193,11 @@ impl Layout {
 
     /// Puts the words of each output in their places. Outputs that fill up the last panel are zero.
     fn fill<T: Copy + Default>(&self, outputs: impl Iterator<Item = Vec<T>>) -> Aligned<T> {
-        let most = BLOCK_WORDS / self.columns;
         let mut all = Aligned::zeroed(self.panels() * self.columns * self.steps);
         for (output, words) in outputs.enumerate() {
             let (panel, column) = (output / self.columns, output % self.columns);
-            for (block, words) in words.chunks(most).enumerate() {
-                let start = block * most * self.panels() * self.columns
+            for (block, words) in words.chunks(self.block_steps).enumerate() {
+                let start = block * self.block_steps * self.panels() * self.columns
                     + panel * words.len() * self.columns;
                 let places = all[start + column..].iter_mut().step_by(self.columns);
                 for (place, &word) in places.zip(words) {

@@ -5,7 +5,9 @@
 //! dimension. One step multiplies a word of each row of the left panel with a word of each column of the right
 //! panel and adds to the tile: `acc[i][j] += dot(lhs[step][i], rhs[step][j])`. Accumulators are f32, or i32 for integers.
 //!
-//! The tile's size is what fills the registers: of 16 vectors 12 accumulate and two hold the right panel; of 32, 24 and two.
+//! The tile's size is what fills the registers: of 16 vectors 12 accumulate and two hold the right panel, of 32, 24 and four. The more
+//! columns, the fewer words of the left panel have to be copied to all lanes. Attention has narrower ones: its matrices have
+//! 64 rows or columns here and the length of a sequence there, and what sticks out is wasted.
 
 use std::sync::LazyLock;
 
@@ -52,6 +54,14 @@ pub(in crate::ops) struct Tile {
 }
 
 impl Tile {
+    /// How many steps a block has: as many as leave the block, as many steps of a left panel and the accumulators in 32 KiB, the
+    /// smallest first-level cache there is.
+    pub(in crate::ops) fn block_steps(&self, steps: usize) -> usize {
+        const WORDS: usize = 6720;
+        let most = WORDS / (self.rows + self.columns);
+        steps.div_ceil(steps.div_ceil(most))
+    }
+
     /// `acc [rows][columns] += lhs [steps][rows] · rhs [steps][columns]`.
     #[expect(
         unsafe_code,
@@ -85,94 +95,82 @@ impl Tile {
 
 /// The fastest tile of this processor for weights of this precision.
 pub(in crate::ops) fn best(precision: Precision) -> &'static Tile {
+    static F32: LazyLock<&Tile> = LazyLock::new(|| first(&FLOAT));
+    static BF16: LazyLock<&Tile> = LazyLock::new(|| first(&BFLOAT));
+    static INT8: LazyLock<&Tile> = LazyLock::new(|| first(&INTEGER));
     match precision {
-        Precision::F32 | Precision::F16 => float(),
-        Precision::Bf16 => bfloat().unwrap_or_else(float),
-        Precision::Int8 => integer(),
+        Precision::F32 | Precision::F16 => &F32,
+        Precision::Bf16 => &BF16,
+        Precision::Int8 => &INT8,
     }
 }
 
 /// What attention multiplies with: it reads and writes f32, but between projections that round to bf16 or less it may do so too.
 pub(in crate::ops) fn for_attention(precision: Precision) -> &'static Tile {
+    static F32: LazyLock<&Tile> = LazyLock::new(|| first(&NARROW_FLOAT));
+    static BF16: LazyLock<&Tile> = LazyLock::new(|| first(&NARROW_BFLOAT));
     match precision {
-        Precision::F32 | Precision::F16 => float(),
-        Precision::Bf16 | Precision::Int8 => best(Precision::Bf16),
+        Precision::F32 | Precision::F16 => &F32,
+        Precision::Bf16 | Precision::Int8 => &BF16,
     }
 }
 
-fn float() -> &'static Tile {
-    static BEST: LazyLock<&Tile> = LazyLock::new(|| first(FLOAT));
-    &BEST
-}
-
-/// Multiplies bf16 without widening it first, where the processor can.
-fn bfloat() -> Option<&'static Tile> {
-    static BEST: LazyLock<Option<&Tile>> = LazyLock::new(|| available(BFLOAT).next());
-    *BEST
-}
-
-fn integer() -> &'static Tile {
-    static BEST: LazyLock<&Tile> = LazyLock::new(|| first(INTEGER));
-    &BEST
-}
-
 fn first(candidates: &'static [Candidate]) -> &'static Tile {
-    available(candidates)
-        .next()
-        .expect("the last candidate is portable")
+    let mut available = available(candidates);
+    available.next().expect("the last one is portable")
 }
 
 /// Those that this processor can run, best first.
 fn available(candidates: &'static [Candidate]) -> impl Iterator<Item = &'static Tile> {
-    candidates
-        .iter()
-        .filter(|(is_there, _)| is_there())
-        .map(|(_, tile)| tile)
+    let available = candidates.iter().filter(|(is_there, _)| is_there());
+    available.map(|(_, tile)| tile)
 }
 
 /// All tiles that this processor can run, for tests.
 #[cfg(test)]
 pub(in crate::ops) fn all() -> impl Iterator<Item = &'static Tile> {
-    [FLOAT, BFLOAT, INTEGER].into_iter().flat_map(available)
+    let lists: [&[Candidate]; 5] = [&FLOAT, &BFLOAT, &INTEGER, &NARROW_FLOAT, &NARROW_BFLOAT];
+    lists.into_iter().flat_map(available)
 }
 
-/// A tile and whether this processor has its instructions.
+/// Whether this processor has the instructions, and the tile made of them.
 type Candidate = (fn() -> bool, Tile);
 
-const FLOAT: &[Candidate] = &[
-    #[cfg(target_arch = "x86_64")]
-    (|| is_x86_feature_detected!("avx512f"), x86::F32_AVX512),
-    #[cfg(target_arch = "x86_64")]
-    (
-        || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-        x86::F32_AVX2,
-    ),
-    (|| true, portable::F32),
+const PORTABLE_F32: Candidate = (|| true, portable::F32);
+const PORTABLE_INT16: Candidate = (|| true, portable::INT16);
+
+#[cfg(target_arch = "x86_64")]
+use self::x86::{
+    BF16_AVX512, BF16_AVX512_NARROW, F32_AVX2, F32_AVX512, F32_AVX512_NARROW, INT8_AVX,
+    INT8_AVX512, INT16_AVX2,
+};
+
+#[cfg(target_arch = "x86_64")]
+static FLOAT: [Candidate; 3] = [F32_AVX512, F32_AVX2, PORTABLE_F32];
+#[cfg(target_arch = "x86_64")]
+static BFLOAT: [Candidate; 4] = [BF16_AVX512, F32_AVX512, F32_AVX2, PORTABLE_F32];
+#[cfg(target_arch = "x86_64")]
+static INTEGER: [Candidate; 4] = [INT8_AVX512, INT8_AVX, INT16_AVX2, PORTABLE_INT16];
+#[cfg(target_arch = "x86_64")]
+static NARROW_FLOAT: [Candidate; 3] = [F32_AVX512_NARROW, F32_AVX2, PORTABLE_F32];
+#[cfg(target_arch = "x86_64")]
+static NARROW_BFLOAT: [Candidate; 4] = [
+    BF16_AVX512_NARROW,
+    F32_AVX512_NARROW,
+    F32_AVX2,
+    PORTABLE_F32,
 ];
 
-const BFLOAT: &[Candidate] = &[
-    #[cfg(target_arch = "x86_64")]
-    (
-        || is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"),
-        x86::BF16_AVX512,
-    ),
-];
-
-const INTEGER: &[Candidate] = &[
-    #[cfg(target_arch = "x86_64")]
-    (
-        || is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"),
-        x86::INT8_AVX512,
-    ),
-    #[cfg(target_arch = "x86_64")]
-    (
-        || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
-        x86::INT8_AVX,
-    ),
-    #[cfg(target_arch = "x86_64")]
-    (|| is_x86_feature_detected!("avx2"), x86::INT16_AVX2),
-    (|| true, portable::INT16),
-];
+#[cfg(not(target_arch = "x86_64"))]
+static FLOAT: [Candidate; 1] = [PORTABLE_F32];
+#[cfg(not(target_arch = "x86_64"))]
+static BFLOAT: [Candidate; 1] = [PORTABLE_F32];
+#[cfg(not(target_arch = "x86_64"))]
+static INTEGER: [Candidate; 1] = [PORTABLE_INT16];
+#[cfg(not(target_arch = "x86_64"))]
+static NARROW_FLOAT: [Candidate; 1] = [PORTABLE_F32];
+#[cfg(not(target_arch = "x86_64"))]
+static NARROW_BFLOAT: [Candidate; 1] = [PORTABLE_F32];
 
 #[cfg(target_arch = "x86_64")]
 mod x86;
