@@ -61,15 +61,17 @@ pub enum Activation {
 }
 
 impl Linear {
-    /// Lays out `weight [outputs, inputs]`, as checkpoints have it, and `bias [outputs]`.
+    /// Lays out `weight [outputs, inputs]`, as checkpoints have it, and `bias [outputs]`. `center [inputs]` is what inputs vary around,
+    /// the shift of the layer norm before it, say; empty if that is not known. It helps rounding and changes nothing else.
     pub fn new(
         weight: &[f32],
         bias: Vec<f32>,
+        center: &[f32],
         activation: Activation,
         precision: Precision,
     ) -> Self {
         Self {
-            weight: matmul::Weight::new(weight, bias, precision),
+            weight: matmul::Weight::new(weight, bias, center, precision),
             activation,
         }
     }
@@ -232,7 +234,13 @@ mod tests {
     #[test]
     fn a_view_with_gaps_is_refused() {
         let view = random(4, 8, 3).narrow(1, 0, 4).unwrap();
-        let linear = Linear::new(&[0.0; 8], vec![0.0; 2], Activation::None, Precision::F32);
+        let linear = Linear::new(
+            &[0.0; 8],
+            vec![0.0; 2],
+            &[],
+            Activation::None,
+            Precision::F32,
+        );
         let out = Tensor::zeros((4, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
         assert!(linear.forward(&view, &out).is_err());
         assert!(linear.forward(&view.contiguous().unwrap(), &out).is_ok());

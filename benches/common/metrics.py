@@ -14,6 +14,8 @@ def scrape(url, headers=()):
             lines = answer.read().decode().splitlines()
     except urllib.error.HTTPError:
         return {}
+    except OSError as error:
+        raise SystemExit(f"{url} does not answer: {error}")
     samples = (line.rsplit(" ", 1) for line in lines if line and line[0] != "#")
     return {name: float(value) for name, value in samples}
 

@@ -90,7 +90,7 @@ class Server:
         """This project's server on the CPU, with a deadline that no request meets, however slow the machine."""
         port = free_port()
         command = [str(binary), "--model", str(model), "--device", "cpu", "--host", "127.0.0.1", "--port", str(port),
-                   "--deadline-ms", "900000", *(["--dtype", dtype] if dtype != "f32" else []), *options]
+                   "--deadline-ms", "900000", "--dtype", dtype, *options]
         return cls("ours", command, port, {"RAYON_NUM_THREADS": str(threads)}, **more)
 
     @property

@@ -61,11 +61,12 @@ def table(s):
 
 def yardstick(result):
     s = result["summary"]
+    ours, gemm = s["systems"]["ours"]["gflop_per_s"], s["gemm_gflop_per_s"]
     rates = [f"{row['gflop_per_s']:.0f} GFLOP/s in {dtype}" for dtype, row in s["peaks"].items() if row]
     return [f"Of its peak: arithmetic that the scores need, without padding, over wall time, against the multiply-add "
             f"instructions of the system's precision out of registers (`reranker peak`, median of "
-            f"{len(result['peaks'])}): {', '.join(rates)}. Torch's matrix product reaches "
-            f"{s['gemm_gflop_per_s']:.0f} GFLOP/s in f32. This service: {s['systems']['ours']['gflop_per_s']:.0f} GFLOP/s."]
+            f"{len(result['peaks'])}): {', '.join(rates)}. This service: {ours:.0f} GFLOP/s, {ours / gemm:.0%} of the "
+            f"{gemm:.0f} that torch's matrix product reaches in f32."]
 
 
 def agreement(result):
@@ -74,7 +75,8 @@ def agreement(result):
         return [f"Scores against {titles[key]}: {a['documents']} documents, logits within {a['max_logit_difference']:.1e} "
                 f"(they deviate by {a['logit_deviation_within_requests']:.2f} within a request), "
                 f"{a['neighbours_swapped']} neighbours swapped.  " for key, a in result["agreement"].items()]
-    lines = ["| system | logit error, max | mean | Kendall's tau, mean | worst request | top 5 in common |", "|---|---|---|---|---|---|"]
+    lines = ["| system | logit error, max | mean | Kendall's tau, mean | worst request | top 5 in common |",
+             "|---|---|---|---|---|---|"]
     for key, a in result["agreement"].items():
         lines.append(
             f"| {titles[key]} | {a['max_logit_error']:.4f} | {a['mean_logit_error']:.4f} | {a['kendall_tau']['mean']:.3f} "

@@ -71,8 +71,8 @@ def peer(key, args):
         title += ", 7-bit weights" if precision == "int8" and args.reduce_range else ""
     port, threads = free_port(), str(args.threads)
     command = [sys.executable, str(HERE / script), str(args.model), "--port", str(port), "--threads", threads, *options]
-    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1",
-                   "TOKENIZERS_PARALLELISM": "true"}
+    environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads,
+                   "TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1"}
     return System(key, command, port, environment, title=title, precision=precision)
 
 

@@ -343,31 +343,32 @@ impl Reader<'_> {
     fn attention(&self, n: usize, names: &[&str]) -> Result<Linear> {
         let at = |name: &&str| format!("roberta.encoder.layer.{n}.attention.self.{name}");
         let names: Vec<String> = names.iter().map(at).collect();
+        let norm_before = match n.checked_sub(1) {
+            Some(before) => format!("roberta.encoder.layer.{before}.output.LayerNorm"),
+            None => "roberta.embeddings.LayerNorm".to_owned(),
+        };
         let hidden = self.config.hidden;
-        self.linear(&names, (hidden, hidden), Activation::None, self.precision)
+        self.linear(
+            &names,
+            (hidden, hidden),
+            Some(&norm_before),
+            Activation::None,
+        )
     }
 
     fn after_qkv(&self, n: usize) -> Result<AfterQkv> {
-        let c = self.config;
+        let (hidden, wide) = (self.config.hidden, self.config.intermediate);
         let at = |name: &str| format!("roberta.encoder.layer.{n}.{name}");
-        let linear = |name: &str, shape, activation| {
-            self.linear(&[at(name)], shape, activation, self.precision)
-        };
+        let linear = |name: &str, shape| self.linear(&[at(name)], shape, None, Activation::None);
+        let attention_norm = at("attention.output.LayerNorm");
+        let up = [at("intermediate.dense")];
         Ok(AfterQkv {
-            heads: c.heads,
+            heads: self.config.heads,
             precision: self.precision,
-            attention_output: linear(
-                "attention.output.dense",
-                (c.hidden, c.hidden),
-                Activation::None,
-            )?,
-            attention_norm: self.norm(&at("attention.output.LayerNorm"))?,
-            up: linear(
-                "intermediate.dense",
-                (c.intermediate, c.hidden),
-                Activation::Gelu,
-            )?,
-            down: linear("output.dense", (c.hidden, c.intermediate), Activation::None)?,
+            attention_output: linear("attention.output.dense", (hidden, hidden))?,
+            attention_norm: self.norm(&attention_norm)?,
+            up: self.linear(&up, (wide, hidden), Some(&attention_norm), Activation::Gelu)?,
+            down: linear("output.dense", (hidden, wide))?,
             output_norm: self.norm(&at("output.LayerNorm"))?,
         })
     }
@@ -379,21 +380,26 @@ impl Reader<'_> {
             .weights
             .read("classifier.out_proj.weight", &[1, hidden])?;
         let output_bias = self.weights.read("classifier.out_proj.bias", &[1])?;
+        let exact = Self {
+            precision: Precision::F32,
+            ..*self
+        };
         let dense = ["classifier.dense".to_owned()];
         Ok(Head {
-            dense: self.linear(&dense, (hidden, hidden), Activation::None, Precision::F32)?,
+            dense: exact.linear(&dense, (hidden, hidden), None, Activation::None)?,
             output: Tensor::from_vec(output, hidden, &Device::Cpu)?,
             output_bias: Tensor::from_vec(output_bias, 1, &Device::Cpu)?,
         })
     }
 
-    /// Several projections of the same input as one, of shape `(outputs, inputs)` each.
+    /// Several projections of the same input as one, of shape `(outputs, inputs)` each. The input may be the output of a
+    /// layer norm, which varies around the norm's shift.
     fn linear(
         &self,
         names: &[String],
         (outputs, inputs): (usize, usize),
+        norm_before: Option<&str>,
         activation: Activation,
-        precision: Precision,
     ) -> Result<Linear> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         weight.reserve_exact(names.len() * outputs * inputs);
@@ -403,7 +409,17 @@ impl Reader<'_> {
             self.weights
                 .append(&format!("{name}.bias"), &[outputs], &mut bias)?;
         }
-        Ok(Linear::new(&weight, bias, activation, precision))
+        let center = match norm_before {
+            Some(norm) => self.weights.read(&format!("{norm}.bias"), &[inputs])?,
+            None => Vec::new(),
+        };
+        Ok(Linear::new(
+            &weight,
+            bias,
+            &center,
+            activation,
+            self.precision,
+        ))
     }
 
     fn norm(&self, name: &str) -> Result<Norm> {

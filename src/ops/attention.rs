@@ -17,7 +17,7 @@ use super::{
     contiguous_mut,
     disjoint::Disjoint,
     matmul::{
-        rows::{Activations, Encoder, nearest_bf16},
+        rows::{Activations, Encoder, Form, nearest_bf16},
         tile::{Numbers, Tile},
     },
     simd,
@@ -178,7 +178,7 @@ impl Attention {
         scratch: &mut Scratch,
     ) {
         let tile = self.tile;
-        let (numbers, depth) = (activations(tile), tile.numbers.depth());
+        let (form, depth) = (form(tile), tile.numbers.depth());
         let d = q.width / self.heads;
         let columns = task.head * d..(task.head + 1) * d;
         let rows = self.offsets[task.sequence]..self.offsets[task.sequence + 1];
@@ -189,7 +189,7 @@ impl Attention {
         let keys = scratch.keys.scratch(padded * steps);
         scratch.encoder.lay_out(
             kv.part(rows.clone(), columns.clone()),
-            numbers,
+            form,
             tile.rows,
             keys,
         );
@@ -204,9 +204,7 @@ impl Attention {
             let some = first..(first + tile.columns).min(query_rows.end);
             let queries = scratch.queries.scratch(tile.columns * steps);
             let rows = q.part(some.clone(), columns.clone());
-            scratch
-                .encoder
-                .lay_out(rows, numbers, tile.columns, queries);
+            scratch.encoder.lay_out(rows, form, tile.columns, queries);
             let scores = scratch.scores.scratch(padded * tile.columns);
             multiply(tile, keys, queries, scores);
             let scores = &mut scores[..length * tile.columns];
@@ -219,11 +217,7 @@ impl Attention {
             let weights = match tile.numbers {
                 Numbers::Bf16 => {
                     let out = scratch.weights.scratch(length.div_ceil(2) * tile.columns);
-                    simd::run(JoinRows {
-                        rows: scores,
-                        columns: tile.columns,
-                        out,
-                    });
+                    simd::run(JoinRows { rows: scores, out });
                     out
                 }
                 _ => scores,
@@ -237,11 +231,11 @@ impl Attention {
     }
 }
 
-fn activations(tile: &Tile) -> Activations {
-    match tile.numbers {
+fn form(tile: &Tile) -> Form<'static> {
+    Form::plain(match tile.numbers {
         Numbers::Bf16 => Activations::Bf16,
         _ => Activations::F32,
-    }
+    })
 }
 
 /// Values, a row per key, as left panels with a dimension to a row: `[panel][step][dimension]`. Rows of the last panel beyond
@@ -256,9 +250,9 @@ fn lay_out_values<'a>(
     let steps = length.div_ceil(depth);
     for (key, row) in values.enumerate() {
         for (panel, row) in row.chunks(tile.rows).enumerate() {
-            let places = &mut out[(panel * steps + key / depth) * tile.rows..];
+            let places = &mut out[(panel * steps + key % steps) * tile.rows..];
             for (place, &x) in places.iter_mut().zip(row) {
-                *place = match (depth, key % depth) {
+                *place = match (depth, key / steps) {
                     (1, _) => x.to_bits(),
                     (_, 0) => nearest_bf16(x) >> 16,
                     _ => *place | nearest_bf16(x),
@@ -325,7 +319,6 @@ impl WithSimd for Softmax<'_> {
 /// Rows of f32 to a right panel of bf16, two rows to a word.
 struct JoinRows<'a> {
     rows: &'a [u32],
-    columns: usize,
     out: &'a mut [u32],
 }
 
@@ -334,18 +327,12 @@ impl WithSimd for JoinRows<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let pairs = self
-            .rows
-            .chunks(2 * self.columns)
-            .zip(self.out.chunks_exact_mut(self.columns));
-        for (pair, out) in pairs {
-            let (low, high) = pair.split_at(self.columns);
-            for (out, &low) in out.iter_mut().zip(low) {
-                *out = nearest_bf16(f32::from_bits(low)) >> 16;
-            }
-            for (out, &high) in out.iter_mut().zip(high) {
-                *out |= nearest_bf16(f32::from_bits(high));
-            }
+        let (low, high) = self.rows.split_at(self.out.len());
+        for (out, &low) in self.out.iter_mut().zip(low) {
+            *out = nearest_bf16(f32::from_bits(low)) >> 16;
+        }
+        for (out, &high) in self.out.iter_mut().zip(high) {
+            *out |= nearest_bf16(f32::from_bits(high));
         }
     }
 }

@@ -17,13 +17,17 @@ use std::{cell::RefCell, ops::Range};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use self::{int8::Rounding, panels::Panels, rows::Encoder};
+use self::{
+    int8::Rounding,
+    panels::Panels,
+    rows::{Encoder, Form},
+};
 use super::{Activation, Precision, aligned::Aligned, disjoint::Disjoint, gelu, simd};
 
 /// Rows of a task, at most and at least (but for the last). From about 50 on, reading the weights costs next to nothing beside multiplying.
 const TASK_ROWS: Range<usize> = 48..192;
 /// Words of one task's rows, so that a block's share of them stays in the second-level cache.
-const TASK_WORDS: usize = 256 * 1024;
+const TASK_WORDS: usize = 96 * 1024;
 /// Accumulators of one task: what it finishes at a time, again for the second-level cache.
 const TASK_SUMS: usize = 24 * 1024;
 /// Tasks per thread, so that none waits long for the last.
@@ -35,18 +39,36 @@ pub(super) struct Weight {
     pub(super) outputs: usize,
     panels: Panels,
     bias: Vec<f32>,
+    /// What the inputs vary around, if it is known and of use. Its product with the weights is in the bias already.
+    center: Vec<f32>,
 }
 
 impl Weight {
-    /// Lays out `weight [outputs, inputs]`.
-    pub(super) fn new(weight: &[f32], bias: Vec<f32>, precision: Precision) -> Self {
+    /// Lays out `weight [outputs, inputs]`; `center` is what inputs vary around, or empty.
+    pub(super) fn new(
+        weight: &[f32],
+        mut bias: Vec<f32>,
+        center: &[f32],
+        precision: Precision,
+    ) -> Self {
         let outputs = bias.len();
         let inputs = weight.len() / outputs;
+        let center = if precision == Precision::Int8 {
+            center.to_vec()
+        } else {
+            Vec::new()
+        };
+        if !center.is_empty() {
+            for (bias, weight) in bias.iter_mut().zip(weight.chunks_exact(inputs)) {
+                *bias += weight.iter().zip(&center).map(|(w, c)| w * c).sum::<f32>();
+            }
+        }
         Self {
             inputs,
             outputs,
             panels: Panels::new(weight, inputs, precision),
             bias,
+            center,
         }
     }
 
@@ -168,9 +190,11 @@ impl Task<'_> {
         let padded_rows = self.rows.next_multiple_of(tile.rows);
         let lhs = scratch.lhs.scratch(padded_rows * weight.steps);
         let x = self.x.chunks_exact(self.weight.inputs);
-        let roundings = scratch
-            .encoder
-            .lay_out(x, weight.activations, tile.rows, lhs);
+        let form = Form {
+            activations: weight.activations,
+            center: &self.weight.center,
+        };
+        let roundings = scratch.encoder.lay_out(x, form, tile.rows, lhs);
         let sums_per_panel = padded_rows * tile.columns;
         let at_once = (TASK_SUMS / sums_per_panel).max(1);
         for first in panels.clone().step_by(at_once) {
@@ -320,6 +344,7 @@ mod tests {
             outputs: bias.len(),
             panels: Panels::for_tile(weight, inputs, precision, tile),
             bias: bias.to_vec(),
+            center: Vec::new(),
         });
         weights.collect()
     }
@@ -384,7 +409,7 @@ mod tests {
         for (inputs, outputs) in [(64, 64), (192, 320), (1024, 300), (4096, 40)] {
             let (x, w) = (random(300 * inputs, 1), random(outputs * inputs, 2));
             for precision in PRECISIONS {
-                let weight = Weight::new(&w, random(outputs, 3), precision);
+                let weight = Weight::new(&w, random(outputs, 3), &[], precision);
                 let mut whole = vec![0.0; 300 * outputs];
                 weight.multiply(&x, &mut whole, Activation::None);
                 for rows in [1, 2, 5, 6, 7, 13, 64, 191, 257] {
@@ -405,6 +430,49 @@ mod tests {
     }
 
     #[test]
+    fn a_center_protects_from_outliers_that_are_in_every_row() {
+        let (rows, inputs, outputs) = (7, 128, 40);
+        let (plain, w) = (random(rows * inputs, 1), random(outputs * inputs, 2));
+        let mut center = random(inputs, 4);
+        center[5] = 1000.0;
+        let rows_of = |x: &[f32]| {
+            x.chunks(inputs)
+                .flat_map(|row| {
+                    row.iter()
+                        .zip(&center)
+                        .map(|(x, c)| x + c)
+                        .collect::<Vec<_>>()
+                })
+                .collect::<Vec<f32>>()
+        };
+        let x = rows_of(&plain);
+        let product = |center: &[f32], precision| {
+            let mut out = vec![0.0; rows * outputs];
+            Weight::new(&w, vec![0.0; outputs], center, precision).multiply(
+                &x,
+                &mut out,
+                Activation::None,
+            );
+            out
+        };
+        let exact = product(&[], Precision::F32);
+        let error = |out: Vec<f32>| {
+            out.iter()
+                .zip(&exact)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max)
+        };
+        let (with, without) = (
+            error(product(&center, Precision::Int8)),
+            error(product(&[], Precision::Int8)),
+        );
+        assert!(
+            with < 0.3 && without > 3.0 * with,
+            "{with} with a center, {without} without"
+        );
+    }
+
+    #[test]
     fn what_is_not_finite_stays_so() {
         let (inputs, outputs) = (96, 40);
         let w = random(outputs * inputs, 2);
@@ -413,7 +481,7 @@ mod tests {
                 let mut x = random(3 * inputs, 1);
                 x[inputs + 11] = poison;
                 let mut out = vec![0.0; 3 * outputs];
-                Weight::new(&w, vec![0.0; outputs], precision).multiply(
+                Weight::new(&w, vec![0.0; outputs], &[], precision).multiply(
                     &x,
                     &mut out,
                     Activation::None,

@@ -9,7 +9,8 @@
 //! are rotated before they are rounded: the inner dimension is multiplied by a matrix R that is orthonormal up to a
 //! factor, which changes nothing in exact arithmetic (`W·x = (W·R)·(Rᵀ·x)`) and spreads each outlier over 64 channels (`QuaRot`, Ashkboos et
 //! al. 2024). R is a Walsh-Hadamard transform after a fixed pattern of signs, so it costs six additions per number
-//! and needs no calibration.
+//! and needs no calibration. Where the input is the output of a layer norm, its shift is taken off first, and the shift's
+//! product with the weights added to the bias: some outliers are the same in every row, and those cost nothing then.
 
 use pulp::{Simd, WithSimd};
 
@@ -40,26 +41,28 @@ pub(in crate::ops) struct Rotation {
 }
 
 impl Rotation {
-    /// The rotated row.
-    pub(in crate::ops) fn apply(&mut self, row: &[f32]) -> &[f32] {
+    /// The row less its center (if there is one), rotated, followed by zeros up to this length.
+    pub(in crate::ops) fn apply(&mut self, row: &[f32], center: &[f32], length: usize) -> &[f32] {
         for i in (0u32..).take(row.len()).skip(self.signs.len()) {
             let mixed = i.wrapping_mul(0x9E37_79B9) ^ i.wrapping_mul(0x85EB_CA6B).rotate_left(13);
             self.signs.push(mixed & 0x8000_0000);
         }
-        self.rotated.resize(row.len(), 0.0);
+        self.rotated.resize(length, 0.0);
+        self.rotated[row.len()..].fill(0.0);
         simd::run(Rotate {
             row,
+            center,
             signs: &self.signs,
-            out: &mut self.rotated,
+            out: &mut self.rotated[..row.len()],
         });
         &self.rotated
     }
 }
 
-/// Rounds a row to 0 ... 255, the zero point on an integer so that zero stays zero. A row with a number that is not
-/// finite gets a scale that is not finite.
-pub(in crate::ops) fn round_row(row: &[f32], out: &mut [u8]) -> Rounding {
-    simd::run(RoundRow { row, out })
+/// Rounds a row to 0 ... 255, the zero point on an integer so that zero stays zero, and puts `depth` of them into each word
+/// (see [`super::rows`]). The row must be whole words. One with a number that is not finite gets a scale that is not.
+pub(in crate::ops) fn round_row(row: &[f32], depth: usize, words: &mut [u32]) -> Rounding {
+    simd::run(RoundRow { row, depth, words })
 }
 
 /// Rounds a row to -127 ... 127 and returns the scale.
@@ -114,6 +117,7 @@ pub(in crate::ops) fn restore(
 
 struct Rotate<'a> {
     row: &'a [f32],
+    center: &'a [f32],
     signs: &'a [u32],
     out: &'a mut [f32],
 }
@@ -121,35 +125,54 @@ struct Rotate<'a> {
 impl WithSimd for Rotate<'_> {
     type Output = ();
 
-    /// The channels that are mixed lie far apart, so that each step adds and subtracts whole vectors. Two steps at a time:
-    /// half as many loads and stores.
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        for ((out, x), sign) in self.out.iter_mut().zip(self.row).zip(self.signs) {
-            *out = f32::from_bits(x.to_bits() ^ sign);
-        }
-        let mut block = self.out.len();
-        let smallest = block / mixed(block);
-        while block >= 4 * smallest {
-            let quarter = block / 4;
-            for part in self.out.chunks_exact_mut(block) {
-                let (low, high) = part.split_at_mut(2 * quarter);
-                let ((a, b), (c, d)) = (low.split_at_mut(quarter), high.split_at_mut(quarter));
-                for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
-                    let (sum_ac, sum_bd, difference_ac, difference_bd) =
-                        (*a + *c, *b + *d, *a - *c, *b - *d);
-                    (*a, *b) = (sum_ac + sum_bd, sum_ac - sum_bd);
-                    (*c, *d) = (difference_ac + difference_bd, difference_ac - difference_bd);
-                }
+    fn with_simd<S: Simd>(self, simd: S) {
+        let signed = self.row.iter().zip(self.signs).zip(self.out.iter_mut());
+        if self.center.is_empty() {
+            for ((x, sign), out) in signed {
+                *out = f32::from_bits(x.to_bits() ^ sign);
             }
-            block = quarter;
+        } else {
+            for (((x, sign), out), center) in signed.zip(self.center) {
+                *out = f32::from_bits((x - center).to_bits() ^ sign);
+            }
         }
-        if block >= 2 * smallest {
-            for part in self.out.chunks_exact_mut(block) {
-                let (a, b) = part.split_at_mut(block / 2);
-                for (a, b) in a.iter_mut().zip(b) {
-                    (*a, *b) = (*a + *b, *a - *b);
-                }
+        let mixed = mixed(self.out.len());
+        if (self.out.len() / mixed).is_multiple_of(S::F32_LANES) {
+            let (vectors, _) = S::as_mut_simd_f32s(self.out);
+            transform(vectors, mixed, |a, b| {
+                (simd.add_f32s(a, b), simd.sub_f32s(a, b))
+            });
+        } else {
+            transform(self.out, mixed, |a, b| (a + b, a - b));
+        }
+    }
+}
+
+/// Walsh-Hadamard transforms of `mixed` channels each. They lie a stride apart, so that whole vectors are added and
+/// subtracted. Two steps at a time: half as many loads and stores.
+#[inline(always)]
+fn transform<T: Copy>(row: &mut [T], mixed: usize, sum_difference: impl Fn(T, T) -> (T, T)) {
+    let stride = row.len() / mixed;
+    let mut block = row.len();
+    while block >= 4 * stride {
+        for part in row.chunks_exact_mut(block) {
+            let (low, high) = part.split_at_mut(block / 2);
+            let (a, b) = low.split_at_mut(block / 4);
+            let (c, d) = high.split_at_mut(block / 4);
+            for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
+                let ((ac, a_c), (bd, b_d)) = (sum_difference(*a, *c), sum_difference(*b, *d));
+                (*a, *b) = sum_difference(ac, bd);
+                (*c, *d) = sum_difference(a_c, b_d);
+            }
+        }
+        block /= 4;
+    }
+    if block == 2 * stride {
+        for part in row.chunks_exact_mut(block) {
+            let (a, b) = part.split_at_mut(stride);
+            for (a, b) in a.iter_mut().zip(b) {
+                (*a, *b) = sum_difference(*a, *b);
             }
         }
     }
@@ -157,7 +180,8 @@ impl WithSimd for Rotate<'_> {
 
 struct RoundRow<'a> {
     row: &'a [f32],
-    out: &'a mut [u8],
+    depth: usize,
+    words: &'a mut [u32],
 }
 
 impl WithSimd for RoundRow<'_> {
@@ -175,16 +199,23 @@ impl WithSimd for RoundRow<'_> {
         };
         let inverse = 1.0 / scale;
         let zero = (-low * inverse).round_ties_even();
-        for (out, &x) in self.out.iter_mut().zip(self.row) {
+        let round = |x: f32| {
             let integer = x.mul_add(inverse, zero);
             let integer = if integer > 0.0 { integer } else { 0.0 };
             let integer = if integer < 255.0 { integer } else { 255.0 };
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "the low byte holds the integer"
-            )]
-            let byte = (integer + ROUND).to_bits() as u8;
-            *out = byte;
+            (integer + ROUND).to_bits() & 0xff
+        };
+        let mut parts = self.row.chunks_exact(self.words.len());
+        let mut next = || parts.next().unwrap_or_default();
+        if self.depth == 4 {
+            let parts = next().iter().zip(next()).zip(next()).zip(next());
+            for (word, (((&a, &b), &c), &d)) in self.words.iter_mut().zip(parts) {
+                *word = round(a) | round(b) << 8 | round(c) << 16 | round(d) << 24;
+            }
+        } else {
+            for (word, (&a, &b)) in self.words.iter_mut().zip(next().iter().zip(next())) {
+                *word = round(a) | round(b) << 16;
+            }
         }
         #[expect(clippy::cast_possible_truncation, reason = "0 to 255")]
         let zero = zero as i32;
@@ -216,7 +247,10 @@ mod tests {
                     .sum()
             };
             let mut rotation = Rotation::default();
-            let (rx, rw) = (rotation.apply(&x).to_vec(), rotation.apply(&w).to_vec());
+            let (rx, rw) = (
+                rotation.apply(&x, &[], width).to_vec(),
+                rotation.apply(&w, &[], width).to_vec(),
+            );
             let (got, want) = (dot(&rx, &rw) / mixed(width) as f64, dot(&x, &w));
             assert!(
                 (got - want).abs() < 1e-4 * (1.0 + want.abs()),
@@ -230,7 +264,7 @@ mod tests {
         let mut row = vec![0.0; 1024];
         row[77] = 64.0;
         let mut rotation = Rotation::default();
-        let rotated = rotation.apply(&row);
+        let rotated = rotation.apply(&row, &[], 1024);
         assert!(
             rotated
                 .iter()
@@ -240,7 +274,7 @@ mod tests {
         );
         let level = [1.0; 1024];
         let largest = rotation
-            .apply(&level)
+            .apply(&level, &[], 1024)
             .iter()
             .fold(0.0f32, |m, x| m.max(x.abs()));
         assert!(
@@ -255,25 +289,29 @@ mod tests {
             wave(100),
             vec![0.0; 5],
             vec![3.0; 7],
-            vec![-1e-30, 1e-30],
-            vec![1e30, -2e30, 0.0],
+            vec![-1e-30, 1e-30, 0.0, 0.0],
+            vec![1e30, -2e30, 0.0, 1.0],
         ] {
-            let mut bytes = vec![0; row.len()];
-            let Rounding { scale, zero } = round_row(&row, &mut bytes);
-            for (&byte, &x) in bytes.iter().zip(&row) {
-                let restored = (i32::from(byte) - zero) as f32 * scale;
-                assert!(
-                    (restored - x).abs() <= scale * 0.501,
-                    "{x} became {restored}"
-                );
-                assert!(x != 0.0 || restored == 0.0);
+            for depth in [2, 4] {
+                let steps = row.len() / depth;
+                let mut words = vec![0; steps];
+                let Rounding { scale, zero } = round_row(&row[..steps * depth], depth, &mut words);
+                for (i, &x) in row[..steps * depth].iter().enumerate() {
+                    let byte = words[i % steps] >> (i / steps * 32 / depth) & 0xff;
+                    let restored = (byte.cast_signed() - zero) as f32 * scale;
+                    assert!(
+                        (restored - x).abs() <= scale * 0.501,
+                        "{x} became {restored}"
+                    );
+                    assert!(x != 0.0 || restored == 0.0);
+                }
             }
         }
         for poison in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for place in [0, 99] {
                 let mut row = wave(100);
                 row[place] = poison;
-                assert!(!round_row(&row, &mut [0; 100]).scale.is_finite());
+                assert!(!round_row(&row, 4, &mut [0; 25]).scale.is_finite());
             }
         }
     }

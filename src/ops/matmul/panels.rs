@@ -170,7 +170,10 @@ impl Integers {
     /// Rounds the weights of the next output.
     fn round(&mut self, weights: &[f32]) -> Vec<i8> {
         let mut integers = vec![0; weights.len()];
-        let scale = int8::round_weights(self.rotation.apply(weights), &mut integers);
+        let scale = int8::round_weights(
+            self.rotation.apply(weights, &[], weights.len()),
+            &mut integers,
+        );
         // Both sides of the product are rotated without the factor that keeps lengths: it is made good here.
         self.scales.push(scale / int8::mixed(weights.len()) as f32);
         self.sums.push(integers.iter().map(|&i| i32::from(i)).sum());
@@ -213,23 +216,36 @@ fn bf16s(row: &[f32]) -> Vec<u16> {
     row.iter().map(|&x| bf16::from_f32(x).to_bits()).collect()
 }
 
-/// Two to a word, the first in the low half; zero for what is missing.
+/// Two to a word, as [`rows`](super::rows) says which.
 fn pairs(halves: &[u16]) -> Vec<u32> {
-    let pair =
-        |pair: &[u16]| u32::from(pair[0]) | u32::from(pair.get(1).copied().unwrap_or(0)) << 16;
-    halves.chunks(2).map(pair).collect()
+    let (low, high) = halves.split_at(halves.len().div_ceil(2));
+    let high = high.iter().copied().chain([0]);
+    let pair = |(&low, high): (&u16, u16)| u32::from(low) | u32::from(high) << 16;
+    low.iter().zip(high).map(pair).collect()
 }
 
+/// Likewise two bytes to a half.
 fn byte_pairs(bytes: &[i8]) -> Vec<u16> {
-    let byte = |pair: &[i8], i: usize| u16::from(pair.get(i).copied().unwrap_or(0).cast_unsigned());
-    bytes
-        .chunks(2)
-        .map(|pair| byte(pair, 0) | byte(pair, 1) << 8)
+    let (low, high) = bytes.split_at(bytes.len().div_ceil(2));
+    let high = high.iter().copied().chain([0]);
+    let byte = |byte: i8| u16::from(byte.cast_unsigned());
+    low.iter()
+        .zip(high)
+        .map(|(&low, high)| byte(low) | byte(high) << 8)
         .collect()
 }
 
+/// Likewise four to a word.
 fn quads(bytes: &[i8]) -> Vec<u32> {
-    pairs(&byte_pairs(bytes))
+    let steps = bytes.len().div_ceil(4);
+    let byte = |i: usize| {
+        bytes
+            .get(i)
+            .map_or(0, |byte| u32::from(byte.cast_unsigned()))
+    };
+    let quad =
+        |i| byte(i) | byte(i + steps) << 8 | byte(i + 2 * steps) << 16 | byte(i + 3 * steps) << 24;
+    (0..steps).map(quad).collect()
 }
 
 /// bf16 is the upper half of an f32.

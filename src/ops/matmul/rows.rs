@@ -1,4 +1,8 @@
 //! Rows of activations in the words that a tile reads.
+//!
+//! The numbers that share a word are a whole row of words apart, not neighbours: word `i` of a row of `n` words holds the numbers
+//! `i`, `i + n`, … Which ones share a word is of no consequence as long as both sides agree, and this way words are made
+//! of whole vectors, without moving anything between lanes. Numbers that are missing at the end are zero.
 
 use pulp::{Simd, WithSimd};
 
@@ -19,11 +23,28 @@ pub(in crate::ops) enum Activations {
     Int16,
 }
 
+/// What rows are to become.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops) struct Form<'a> {
+    pub(in crate::ops) activations: Activations,
+    /// What rows vary around, where that is known; integers stand for the difference.
+    pub(in crate::ops) center: &'a [f32],
+}
+
+impl Form<'_> {
+    /// Without a center.
+    pub(in crate::ops) fn plain(activations: Activations) -> Self {
+        Self {
+            activations,
+            center: &[],
+        }
+    }
+}
+
 /// Turns rows into words, in memory of its own.
 #[derive(Default)]
 pub(in crate::ops) struct Encoder {
     rotation: Rotation,
-    bytes: Vec<u8>,
     words: Vec<u32>,
     roundings: Vec<Rounding>,
 }
@@ -34,7 +55,7 @@ impl Encoder {
     pub(in crate::ops) fn lay_out<'a>(
         &mut self,
         rows: impl ExactSizeIterator<Item = &'a [f32]>,
-        activations: Activations,
+        form: Form<'_>,
         across: usize,
         out: &mut [u32],
     ) -> &[Rounding] {
@@ -48,7 +69,7 @@ impl Encoder {
             }
         }
         for (i, row) in rows.enumerate() {
-            let rounding = self.encode(row, activations);
+            let rounding = self.encode(row, form);
             self.roundings.push(rounding);
             let panel = &mut out[i / across * across * steps..][..across * steps];
             for (step, &word) in panel.chunks_exact_mut(across).zip(&self.words) {
@@ -59,54 +80,34 @@ impl Encoder {
     }
 
     /// Leaves the words of one row, and returns how its numbers were rounded, which matters for integers only.
-    fn encode(&mut self, row: &[f32], activations: Activations) -> Rounding {
-        let mut rounding = Rounding::default();
-        self.words.clear();
-        match activations {
-            Activations::F32 => self.words.extend(row.iter().map(|x| x.to_bits())),
-            Activations::Bf16InF32 => self.round_to_bf16(row),
+    fn encode(&mut self, row: &[f32], form: Form<'_>) -> Rounding {
+        match form.activations {
+            Activations::F32 => {
+                self.words.clear();
+                self.words.extend(row.iter().map(|x| x.to_bits()));
+            }
+            Activations::Bf16InF32 => {
+                self.words.resize(row.len(), 0);
+                simd::run(RoundToBf16(row, &mut self.words));
+            }
             Activations::Bf16 => {
-                self.round_to_bf16(row);
-                self.join_halves();
+                self.words.resize(row.len().div_ceil(2), 0);
+                simd::run(PairBf16(row, &mut self.words));
             }
-            Activations::Int8 => {
-                rounding = self.round_to_bytes(row, 4);
-                let (quads, _) = self.bytes.as_chunks::<4>();
-                self.words
-                    .extend(quads.iter().map(|quad| u32::from_le_bytes(*quad)));
-            }
-            Activations::Int16 => {
-                rounding = self.round_to_bytes(row, 2);
-                let (pairs, _) = self.bytes.as_chunks::<2>();
-                self.words.extend(
-                    pairs
-                        .iter()
-                        .map(|&[a, b]| u32::from(a) | u32::from(b) << 16),
-                );
-            }
+            Activations::Int8 => return self.round(row, form.center, 4),
+            Activations::Int16 => return self.round(row, form.center, 2),
         }
-        rounding
+        Rounding::default()
     }
 
-    fn round_to_bf16(&mut self, row: &[f32]) {
-        self.words.resize(row.len(), 0);
-        simd::run(RoundToBf16(row, &mut self.words));
-    }
-
-    /// From one bf16 in the upper half of each word to two a word.
-    fn join_halves(&mut self) {
-        let words = self.words.len().div_ceil(2);
-        for i in 0..words {
-            let high = self.words.get(2 * i + 1).copied().unwrap_or(0);
-            self.words[i] = self.words[2 * i] >> 16 | high;
-        }
-        self.words.truncate(words);
-    }
-
-    /// Leaves a whole number of words' bytes.
-    fn round_to_bytes(&mut self, row: &[f32], depth: usize) -> Rounding {
-        self.bytes.resize(row.len().next_multiple_of(depth), 0);
-        int8::round_row(self.rotation.apply(row), &mut self.bytes)
+    fn round(&mut self, row: &[f32], center: &[f32], depth: usize) -> Rounding {
+        let steps = row.len().div_ceil(depth);
+        self.words.resize(steps, 0);
+        int8::round_row(
+            self.rotation.apply(row, center, steps * depth),
+            depth,
+            &mut self.words,
+        )
     }
 }
 
@@ -132,6 +133,24 @@ impl WithSimd for RoundToBf16<'_> {
     }
 }
 
+struct PairBf16<'a>(&'a [f32], &'a mut [u32]);
+
+impl WithSimd for PairBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let (low, high) = self.0.split_at(self.1.len());
+        for ((word, low), high) in self.1.iter_mut().zip(low).zip(high) {
+            *word = nearest_bf16(*low) >> 16 | nearest_bf16(*high);
+        }
+        // An odd one out.
+        if let (Some(word), Some(low)) = (self.1.last_mut(), low.get(high.len())) {
+            *word = nearest_bf16(*low) >> 16;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use half::bf16;
@@ -145,7 +164,7 @@ mod tests {
             .chain([0.0, -0.0, f32::NAN, f32::INFINITY, f32::MAX])
             .collect();
         let mut encoder = Encoder::default();
-        encoder.encode(&odd, Activations::Bf16InF32);
+        encoder.encode(&odd, Form::plain(Activations::Bf16InF32));
         let words = encoder.words.clone();
         for (&word, &x) in words.iter().zip(&odd) {
             let want = bf16::from_f32(x);
@@ -154,7 +173,7 @@ mod tests {
                 "{x:e}"
             );
         }
-        encoder.encode(&odd[..3], Activations::Bf16);
-        assert_eq!(encoder.words, [words[0] >> 16 | words[1], words[2] >> 16]);
+        encoder.encode(&odd[..3], Form::plain(Activations::Bf16));
+        assert_eq!(encoder.words, [words[0] >> 16 | words[2], words[1] >> 16]);
     }
 }
