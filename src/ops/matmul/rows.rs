@@ -176,4 +176,22 @@ mod tests {
         encoder.encode(&odd[..3], Form::plain(Activations::Bf16));
         assert_eq!(encoder.words, [words[0] >> 16 | words[2], words[1] >> 16]);
     }
+    #[test]
+    fn rows_stand_side_by_side_however_many() {
+        let row = |row: u8| (0..7u8).map(move |i| f32::from(row * 7 + i)).collect();
+        let rows: Vec<Vec<f32>> = (0..11).map(row).collect();
+        for across in [1, 3, 4, 6, 8, 16] {
+            let mut out = vec![u32::MAX; rows.len().next_multiple_of(across) * 7];
+            let (all, form) = (
+                rows.iter().map(Vec::as_slice),
+                Form::plain(Activations::F32),
+            );
+            Encoder::default().lay_out(all, form, across, &mut out);
+            for (i, &word) in out.iter().enumerate() {
+                let (row, step) = (i / (7 * across) * across + i % across, i / across % 7);
+                let want = rows.get(row).map_or(0, |row| row[step].to_bits());
+                assert_eq!(word, want, "{across} across, row {row}, step {step}");
+            }
+        }
+    }
 }
