@@ -96,6 +96,15 @@ pub struct ModelArgs {
     )]
     pub max_length: usize,
 
+    /// Megabytes of tokens of recent documents to keep, for chunks that are found again and again; 0 for none
+    #[arg(
+        long,
+        env = "RERANKER_TOKEN_CACHE_MB",
+        default_value_t = 0,
+        value_name = "MB"
+    )]
+    pub token_cache_mb: usize,
+
     /// Access token for gated or private repositories
     #[arg(long, env = "HF_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub hf_token: Option<Secret>,
@@ -234,6 +243,8 @@ pub struct ModelSettings {
     pub dtype: Dtype,
     /// Tokens per pair.
     pub max_length: usize,
+    /// Memory for tokens of documents.
+    pub token_cache_mb: usize,
 }
 
 impl ServeArgs {
@@ -330,6 +341,7 @@ impl ModelArgs {
             backend: self.backend,
             dtype: self.dtype,
             max_length: self.max_length,
+            token_cache_mb: self.token_cache_mb,
         })
     }
 

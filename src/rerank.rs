@@ -121,7 +121,8 @@ impl Reranker {
             "RERANKER_MAX_LENGTH is {}, but this model reads at most {longest} tokens",
             model.max_length
         );
-        let tokenizer = PairTokenizer::new(&checkpoint.tokenizer, model.max_length)?;
+        let tokenizer = PairTokenizer::new(&checkpoint.tokenizer, model.max_length)?
+            .remember(model.token_cache_mb * 1_000_000);
         ensure!(
             tokenizer.vocabulary() <= checkpoint.config.vocabulary,
             "tokenizer.json has {} tokens, but `vocab_size` in config.json is {}",
@@ -244,7 +245,7 @@ fn encode(tokenizer: &PairTokenizer, job: &Job) -> Result<Pairs> {
     let queries = Distinct::of(&job.queries);
     let documents = Distinct::of(&job.documents);
     let query_tokens = tokenizer.encode(&queries.texts)?;
-    let document_tokens = tokenizer.encode(&documents.texts)?;
+    let document_tokens = tokenizer.encode_documents(&documents.texts)?;
     let mut pairs = Pairs::default();
     let mut seen = HashMap::new();
     for (index, &document) in documents.slots.iter().enumerate() {

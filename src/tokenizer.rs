@@ -4,6 +4,7 @@
 //! joined to each document as `<s> query </s></s> document </s>` with `longest_first` truncation, bit-exact with what
 //! their library does to a pair (`tests/it/parity.rs` compares on golden data).
 
+mod recent;
 mod words;
 
 use std::str;
@@ -12,7 +13,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
-use self::words::Words;
+use self::{recent::Recent, words::Words};
 use crate::error;
 
 /// `<s>`, `</s></s>` and `</s>`: what the template adds to a pair.
@@ -30,6 +31,8 @@ pub struct PairTokenizer {
     tokenizer: Tokenizer,
     /// None if this tokenizer does not read texts word by word.
     words: Option<Words>,
+    /// None unless asked for.
+    recent: Option<Recent>,
     bos: u32,
     eos: u32,
     max_length: usize,
@@ -115,12 +118,20 @@ impl PairTokenizer {
         let tokenizer = Self {
             tokenizer,
             words: Words::new(json),
+            recent: None,
             bos,
             eos,
             max_length,
         };
         tokenizer.check_template()?;
         Ok(tokenizer)
+    }
+
+    /// Remembers the tokens of documents too, in so many bytes; none of them turns it off.
+    #[must_use]
+    pub fn remember(mut self, bytes: usize) -> Self {
+        self.recent = (bytes > 0).then(|| Recent::new(bytes));
+        self
     }
 
     /// The ids are below this.
@@ -134,6 +145,18 @@ impl PairTokenizer {
     /// [`error::Error::Inference`] if the tokenizer fails on a text.
     pub fn encode(&self, texts: &[&str]) -> error::Result<Vec<Tokens>> {
         texts.par_iter().map(|text| self.encode_one(text)).collect()
+    }
+
+    /// The same for texts that are likely to come again.
+    ///
+    /// # Errors
+    /// [`error::Error::Inference`] if the tokenizer fails on a text.
+    pub fn encode_documents(&self, texts: &[&str]) -> error::Result<Vec<Tokens>> {
+        let Some(recent) = &self.recent else {
+            return self.encode(texts);
+        };
+        let encode = |&text: &&str| recent.get_or_read(text, || self.encode_one(text));
+        texts.par_iter().map(encode).collect()
     }
 
     fn encode_one(&self, text: &str) -> error::Result<Tokens> {

@@ -20,7 +20,10 @@ pub(super) struct XlmRoberta {
     layers: Vec<Layer>,
     last: LastLayer,
     head: Head,
-    buffers: RefCell<Buffers>,
+    /// `[hidden, intermediate]`.
+    widths: [usize; 2],
+    /// Taken while a batch is computed, and lost with a batch that fails: a tensor whose writer panicked cannot be written again.
+    buffers: RefCell<Option<Buffers>>,
     precision: Precision,
 }
 
@@ -75,7 +78,7 @@ struct Buffers {
 }
 
 impl Buffers {
-    fn new(rows: usize, hidden: usize, intermediate: usize) -> candle_core::Result<Self> {
+    fn new(rows: usize, [hidden, intermediate]: [usize; 2]) -> candle_core::Result<Self> {
         let zeros = |width| Tensor::zeros((rows, width), DType::F32, &Device::Cpu);
         Ok(Self {
             hidden: zeros(hidden)?,
@@ -86,14 +89,7 @@ impl Buffers {
         })
     }
 
-    /// The first rows of every buffer; all of them grow where there are too few.
-    fn rows(&mut self, rows: usize) -> candle_core::Result<Self> {
-        if rows > self.hidden.dim(0)? {
-            *self = Self::new(rows, self.hidden.dim(1)?, self.expanded.dim(1)?)?;
-        }
-        self.narrow(rows)
-    }
-
+    /// The first rows of each.
     fn narrow(&self, rows: usize) -> candle_core::Result<Self> {
         Ok(Self {
             hidden: self.hidden.narrow(0, 0, rows)?,
@@ -137,20 +133,35 @@ impl XlmRoberta {
                 .collect::<Result<_>>()?,
             last: reader.last_layer(last)?,
             head: reader.head()?,
-            buffers: RefCell::new(Buffers::new(0, config.hidden, config.intermediate)?),
+            widths: [config.hidden, config.intermediate],
+            buffers: RefCell::default(),
             precision,
         })
     }
 
     /// Logits, `[sequences]`.
     fn forward(&self, batch: &Batch) -> candle_core::Result<Tensor> {
-        let buffers = self.buffers.borrow_mut().rows(batch.input_ids.len())?;
+        let all = self.take_buffers(batch.input_ids.len())?;
+        let buffers = all.narrow(batch.input_ids.len())?;
         self.embeddings.forward(batch, &buffers.hidden)?;
         for layer in &self.layers {
             layer.forward(&buffers, &batch.offsets)?;
         }
         let first_rows = self.last.forward(&buffers, &batch.offsets)?;
-        self.head.forward(&first_rows)
+        let logits = self.head.forward(&first_rows)?;
+        self.buffers.replace(Some(all));
+        Ok(logits)
+    }
+
+    /// Those of the last batch, or new ones where they are too small.
+    fn take_buffers(&self, rows: usize) -> candle_core::Result<Buffers> {
+        match self.buffers.take() {
+            Some(buffers) if buffers.hidden.dim(0)? >= rows => Ok(buffers),
+            too_small => {
+                drop(too_small);
+                Buffers::new(rows, self.widths)
+            }
+        }
     }
 }
 

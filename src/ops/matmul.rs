@@ -170,6 +170,7 @@ struct Scratch {
     encoder: Encoder,
     block: Aligned<u32>,
     sums: Aligned<u32>,
+    row: Aligned<u32>,
 }
 
 /// Some rows times some panels of the weights.
@@ -219,30 +220,32 @@ impl Task<'_> {
                     }
                 }
             }
-            for (panel, sums) in some.zip(sums.chunks_exact_mut(sums_per_panel)) {
-                simd::run(Finish {
-                    task: self,
-                    panel,
-                    sums,
-                    roundings,
-                });
-            }
+            simd::run(Finish {
+                task: self,
+                panels: some.clone(),
+                sums,
+                roundings,
+                row: scratch.row.scratch(some.len() * tile.columns),
+            });
         }
     }
 }
 
-/// Turns the sums of one panel into outputs.
+/// Turns the sums of some panels into outputs.
 struct Finish<'a> {
     task: &'a Task<'a>,
-    panel: usize,
-    /// `[rows][columns of the tile]`.
-    sums: &'a mut [u32],
+    panels: Range<usize>,
+    /// `[panel][row][column]`.
+    sums: &'a [u32],
     roundings: &'a [Rounding],
+    /// Room for one row of them.
+    row: &'a mut [u32],
 }
 
 impl WithSimd for Finish<'_> {
     type Output = ();
 
+    /// Gathers a row at a time first: loops over a few hundred columns run at full speed, loops over a panel's do not.
     #[expect(
         unsafe_code,
         reason = "shared between tasks that write to disjoint places"
@@ -251,15 +254,18 @@ impl WithSimd for Finish<'_> {
     fn with_simd<S: Simd>(self, _: S) {
         let weight = self.task.weight;
         let width = weight.panels.tile.columns;
-        let columns = self.panel * width..((self.panel + 1) * width).min(weight.outputs);
+        let columns = self.panels.start * width..(self.panels.end * width).min(weight.outputs);
         let bias = &weight.bias[columns.clone()];
-        for (row, sums) in self
-            .sums
-            .chunks_exact_mut(width)
-            .take(self.task.rows)
-            .enumerate()
-        {
-            let sums = &mut sums[..columns.len()];
+        let sums_per_panel = self.sums.len() / self.panels.len();
+        for row in 0..self.task.rows {
+            for (place, panel) in self
+                .row
+                .chunks_exact_mut(width)
+                .zip(self.sums.chunks_exact(sums_per_panel))
+            {
+                place.copy_from_slice(&panel[row * width..][..width]);
+            }
+            let sums = &mut self.row[..columns.len()];
             if let Some(integers) = &weight.panels.integers {
                 let (scales, weight_sums) = (
                     &integers.scales[columns.clone()],
@@ -281,18 +287,10 @@ impl WithSimd for Finish<'_> {
     }
 }
 
-/// `out = f(sums + bias)`, sixteen at a time so that the compiler need not ask how many there are.
+/// `out = f(sums + bias)`.
 #[inline(always)]
 fn add(sums: &[u32], bias: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
-    let (sums, last_sums) = sums.as_chunks::<16>();
-    let (bias, last_bias) = bias.as_chunks::<16>();
-    let (out, last_out) = out.as_chunks_mut::<16>();
-    for ((sums, bias), out) in sums.iter().zip(bias).zip(out) {
-        for i in 0..16 {
-            out[i] = f(f32::from_bits(sums[i]) + bias[i]);
-        }
-    }
-    for ((&sum, &bias), out) in last_sums.iter().zip(last_bias).zip(last_out) {
+    for ((&sum, &bias), out) in sums.iter().zip(bias).zip(out) {
         *out = f(f32::from_bits(sum) + bias);
     }
 }

@@ -146,6 +146,20 @@ fn tokens_are_those_of_hugging_face() {
 }
 
 #[test]
+fn remembered_documents_have_the_same_tokens() {
+    let checkpoint = open(&Source::Demo);
+    let plain = PairTokenizer::new(&checkpoint.tokenizer, 512).unwrap();
+    let remembering = PairTokenizer::new(&checkpoint.tokenizer, 512).unwrap();
+    let remembering = remembering.remember(100_000);
+    let cases = golden::<Tokens>("tokens.json").cases;
+    let documents: Vec<&str> = cases.iter().map(|case| case.document.as_str()).collect();
+    let want = plain.encode(&documents).unwrap();
+    for _ in 0..2 {
+        assert_eq!(remembering.encode_documents(&documents).unwrap(), want);
+    }
+}
+
+#[test]
 fn logits_are_those_of_transformers() {
     let golden: Logits = golden("logits.json");
     let model = build(&open(&Source::Demo), Backend::Native);

@@ -82,22 +82,24 @@ pub(in crate::ops) fn round_weights(row: &[f32], out: &mut [i8]) -> f32 {
 
 /// The least and the greatest of a row and zero. The third is zero if all are finite, else NaN, which comparisons pass over.
 #[inline(always)]
-fn range(row: &[f32]) -> (f32, f32, f32) {
-    const LANES: usize = 16;
-    let (chunks, tail) = row.as_chunks::<LANES>();
-    let (mut low, mut high, mut poison) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
-    for chunk in chunks {
-        for i in 0..LANES {
-            let x = chunk[i];
-            low[i] = if x < low[i] { x } else { low[i] };
-            high[i] = if x > high[i] { x } else { high[i] };
-            poison[i] += x * 0.0;
-        }
+fn range<S: Simd>(simd: S, row: &[f32]) -> (f32, f32, f32) {
+    let zero = simd.splat_f32s(0.0);
+    let (vectors, tail) = S::as_simd_f32s(row);
+    let (mut low, mut high, mut poison) = (zero, zero, zero);
+    for &x in vectors {
+        (low, high) = (simd.min_f32s(x, low), simd.max_f32s(x, high));
+        poison = simd.mul_add_f32s(x, zero, poison);
     }
-    let low = low.iter().chain(tail).copied().fold(0.0, f32::min);
-    let high = high.iter().chain(tail).copied().fold(0.0, f32::max);
-    let poison = poison.iter().chain(tail).map(|x| x * 0.0).sum();
-    (low, high, poison)
+    let low = tail
+        .iter()
+        .copied()
+        .fold(simd.reduce_min_f32s(low), f32::min);
+    let high = tail
+        .iter()
+        .copied()
+        .fold(simd.reduce_max_f32s(high), f32::max);
+    let tail = tail.iter().map(|x| x * 0.0).sum::<f32>();
+    (low, high, simd.reduce_sum_f32s(poison) + tail)
 }
 
 /// `scale · scales[j] · (sums[j] - zero · weight_sums[j])`, as the bits of f32 in the place of the sums.
@@ -188,10 +190,10 @@ impl WithSimd for RoundRow<'_> {
     type Output = Rounding;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Rounding {
+    fn with_simd<S: Simd>(self, simd: S) -> Rounding {
         // Adding 1.5 · 2²³ rounds to an integer and leaves it in the low bits.
         const ROUND: f32 = 12_582_912.0;
-        let (low, high, poison) = range(self.row);
+        let (low, high, poison) = range(simd, self.row);
         let scale = if high > low {
             (high - low) / 255.0
         } else {
