@@ -67,17 +67,7 @@ pub(in crate::ops) fn round_row(row: &[f32], depth: usize, words: &mut [u32]) ->
 
 /// Rounds a row to -127 ... 127 and returns the scale.
 pub(in crate::ops) fn round_weights(row: &[f32], out: &mut [i8]) -> f32 {
-    let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-    let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
-    for (out, x) in out.iter_mut().zip(row) {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "within ±127 by the choice of the scale"
-        )]
-        let integer = (x / scale).round_ties_even() as i8;
-        *out = integer;
-    }
-    scale
+    simd::run(RoundWeights { row, out })
 }
 
 /// The least and the greatest of a row and zero. The third is zero if all are finite, else NaN, which comparisons pass over.
@@ -177,6 +167,31 @@ fn transform<T: Copy>(row: &mut [T], mixed: usize, sum_difference: impl Fn(T, T)
                 (*a, *b) = sum_difference(*a, *b);
             }
         }
+    }
+}
+
+struct RoundWeights<'a> {
+    row: &'a [f32],
+    out: &'a mut [i8],
+}
+
+impl WithSimd for RoundWeights<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f32 {
+        let (low, high, poison) = range(simd, self.row);
+        let largest = high.max(-low);
+        let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
+        for (out, x) in self.out.iter_mut().zip(self.row) {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "within ±127 by the choice of the scale"
+            )]
+            let integer = (x / scale).round_ties_even() as i8;
+            *out = integer;
+        }
+        scale + poison
     }
 }
 
