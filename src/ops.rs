@@ -5,7 +5,7 @@
 //! place with vector code.
 //!
 //! **Determinism.** A row of any result depends on the same row of the inputs alone, never on how many rows there
-//! are: that is what makes a pair's score independent of its batch mates. See [`linear`] for the one trap.
+//! are: that is what makes a pair's score independent of its batch mates.
 
 #![expect(
     clippy::inline_always,
