@@ -20,6 +20,7 @@ mod layer_norm;
 mod matmul;
 mod peak;
 mod simd;
+mod softmax;
 
 use std::sync::Arc;
 
@@ -74,16 +75,6 @@ impl Linear {
             weight: matmul::Weight::new(weight, bias, center, precision),
             activation,
         }
-    }
-
-    /// The number of outputs.
-    pub fn outputs(&self) -> usize {
-        self.weight.outputs
-    }
-
-    /// Bytes of memory that it takes.
-    pub fn bytes(&self) -> usize {
-        self.weight.bytes()
     }
 
     /// Writes the projection of `x [rows, inputs]` to `out [rows, outputs]`.

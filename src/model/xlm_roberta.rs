@@ -218,24 +218,19 @@ impl LastLayer {
             .collect::<Result<_, _>>()
             .map_err(candle_core::Error::wrap)?;
         let first = Tensor::new(first, buffers.hidden.device())?;
-        let first_rows = buffers.hidden.index_select(&first, 0)?;
-        let few = buffers.narrow(sequences)?;
+        let few = Buffers {
+            hidden: buffers.hidden.index_select(&first, 0)?,
+            ..buffers.narrow(sequences)?
+        };
+        let q = few.hidden.zeros_like()?;
+        self.queries.forward(&few.hidden, &q)?;
+        // Two thirds of the buffer, as a matrix of its own.
         let kv = buffers
             .qkv
             .flatten_all()?
-            .narrow(0, 0, tokens * 2 * hidden)?
-            .reshape((tokens, 2 * hidden))?;
+            .narrow(0, 0, tokens * 2 * hidden)?;
+        let kv = kv.reshape((tokens, 2 * hidden))?;
         self.keys_values.forward(&buffers.hidden, &kv)?;
-        let few = Buffers {
-            hidden: first_rows,
-            ..few
-        };
-        let q = few
-            .expanded
-            .flatten_all()?
-            .narrow(0, 0, sequences * hidden)?
-            .reshape((sequences, hidden))?;
-        self.queries.forward(&few.hidden, &q)?;
         let query_offsets: Offsets = (0..=sequences).collect();
         self.rest
             .forward(&few, (&q, &kv), (&query_offsets, offsets))?;
@@ -419,6 +414,17 @@ impl Reader<'_> {
                 .append(&format!("{name}.weight"), &[outputs, inputs], &mut weight)?;
             self.weights
                 .append(&format!("{name}.bias"), &[outputs], &mut bias)?;
+        }
+        if self.precision == Precision::F16
+            && let Some(large) = weight
+                .iter()
+                .find(|x| x.is_nan() || x.abs() > f16::MAX.to_f32())
+        {
+            anyhow::bail!(
+                "{}: a weight is {large:e}, but f16 ends at {}; use RERANKER_DTYPE=f32 or bf16",
+                names.join(", "),
+                f16::MAX
+            );
         }
         let center = match norm_before {
             Some(norm) => self.weights.read(&format!("{norm}.bias"), &[inputs])?,

@@ -8,7 +8,6 @@
 use std::{cell::RefCell, ops::Range};
 
 use candle_core::{CpuStorage, InplaceOp3, Layout, Result, bail};
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
@@ -17,14 +16,11 @@ use super::{
     contiguous_mut,
     disjoint::Disjoint,
     matmul::{
-        rows::{Activations, Encoder, Form, nearest_bf16},
+        rows::{Activations, Encoder, Form, nearest_bf16, pair_bf16},
         tile::{Numbers, Tile},
     },
-    simd,
+    softmax::softmax,
 };
-
-/// Queries whose softmax is computed side by side.
-const LANES: usize = 16;
 
 /// See [`super::attention()`] for the shapes.
 pub(super) struct Attention {
@@ -209,15 +205,11 @@ impl Attention {
             multiply(tile, keys, queries, scores);
             let scores = &mut scores[..length * tile.columns];
             let sums = scratch.sums.scratch(tile.columns);
-            simd::run(Softmax {
-                scores,
-                sums,
-                scale: 1.0 / (d as f32).sqrt(),
-            });
+            softmax(scores, sums, 1.0 / (d as f32).sqrt());
             let weights = match tile.numbers {
                 Numbers::Bf16 => {
                     let out = scratch.weights.scratch(length.div_ceil(2) * tile.columns);
-                    simd::run(JoinRows { rows: scores, out });
+                    pair_bf16(scores, |&bits| f32::from_bits(bits), out);
                     out
                 }
                 _ => scores,
@@ -271,69 +263,6 @@ fn multiply(tile: &Tile, lhs: &[u32], rhs: &[u32], acc: &mut [u32]) {
         .zip(acc.chunks_exact_mut(tile.rows * tile.columns))
     {
         tile.run(lhs, rhs, acc);
-    }
-}
-
-/// `e^(scale · (score - the query's largest))`, and the sum per query. The division by it is left to the end.
-struct Softmax<'a> {
-    /// `[key][query]`, bits of f32.
-    scores: &'a mut [u32],
-    sums: &'a mut [f32],
-    scale: f32,
-}
-
-impl WithSimd for Softmax<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let across = self.sums.len() / LANES;
-        let (scores, _) = self.scores.as_chunks_mut::<LANES>();
-        let (sums, _) = self.sums.as_chunks_mut::<LANES>();
-        for (first, sums) in sums.iter_mut().enumerate() {
-            let mut largest = [f32::NEG_INFINITY; LANES];
-            for scores in scores.iter().skip(first).step_by(across) {
-                for i in 0..LANES {
-                    let score = f32::from_bits(scores[i]);
-                    // NaN is passed over: it comes out in the sum.
-                    largest[i] = if score > largest[i] {
-                        score
-                    } else {
-                        largest[i]
-                    };
-                }
-            }
-            *sums = [0.0; LANES];
-            for scores in scores.iter_mut().skip(first).step_by(across) {
-                for i in 0..LANES {
-                    let e =
-                        simd::exp_negative((f32::from_bits(scores[i]) - largest[i]) * self.scale);
-                    sums[i] += e;
-                    scores[i] = e.to_bits();
-                }
-            }
-        }
-    }
-}
-
-/// Rows of f32 to a right panel of bf16, two rows to a word.
-struct JoinRows<'a> {
-    rows: &'a [u32],
-    out: &'a mut [u32],
-}
-
-impl WithSimd for JoinRows<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let (low, high) = self.rows.split_at(self.out.len());
-        for (out, &low) in self.out.iter_mut().zip(low) {
-            *out = nearest_bf16(f32::from_bits(low)) >> 16;
-        }
-        for (out, &high) in self.out.iter_mut().zip(high) {
-            *out |= nearest_bf16(f32::from_bits(high));
-        }
     }
 }
 

@@ -72,11 +72,6 @@ impl Weight {
         }
     }
 
-    /// Bytes of memory that the laid out weights take.
-    pub(super) fn bytes(&self) -> usize {
-        self.panels.bytes() + size_of_val(self.bias.as_slice())
-    }
-
     /// `out [rows, outputs] = activation(x [rows, inputs] · weightᵀ + bias)`.
     pub(super) fn multiply(&self, x: &[f32], out: &mut [f32], activation: Activation) {
         let rows = x.len() / self.inputs;

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use half::{bf16, f16};
+use half::f16;
 use pulp::{Simd, WithSimd};
 
 use super::{
     int8::{self, Rotation},
     prefetch::prefetch,
-    rows::Activations,
+    rows::{Activations, Encoder},
     tile::{self, Numbers, Tile},
 };
 use crate::ops::{Precision, aligned::Aligned, simd};
@@ -60,44 +60,57 @@ impl Panels {
             outputs: weight.len() / inputs,
         };
         let rows = weight.chunks_exact(inputs);
+        let mut encoder = Encoder::default();
         let mut integers = Integers::default();
         let (activations, storage) = match (precision, tile.numbers) {
-            (Precision::F32, _) => (
-                Activations::F32,
-                Storage::Words(
-                    layout.fill(rows.map(|row| row.iter().map(|x| x.to_bits()).collect())),
-                ),
-            ),
-            (Precision::F16, _) => (
-                Activations::F32,
-                Storage::Halves(
-                    layout.fill(
-                        rows.map(|row| row.iter().map(|&x| f16::from_f32(x).to_bits()).collect()),
-                    ),
-                    |halves, words| simd::run(WidenF16(halves, words)),
-                ),
-            ),
-            (Precision::Bf16, Numbers::Bf16) => (
-                Activations::Bf16,
-                Storage::Words(layout.fill(rows.map(|row| pairs(&bf16s(row))))),
-            ),
-            (Precision::Bf16, _) => (
-                Activations::Bf16InF32,
-                Storage::Halves(layout.fill(rows.map(bf16s)), |halves, words| {
-                    simd::run(WidenBf16(halves, words));
-                }),
-            ),
-            (Precision::Int8, Numbers::Int8) => (
-                Activations::Int8,
-                Storage::Words(layout.fill(rows.map(|row| quads(&integers.round(row))))),
-            ),
-            (Precision::Int8, _) => (
-                Activations::Int16,
-                Storage::Halves(
-                    layout.fill(rows.map(|row| byte_pairs(&integers.round(row)))),
-                    |halves, words| simd::run(WidenInt8(halves, words)),
-                ),
-            ),
+            (Precision::F32, _) => {
+                let words = rows.map(|row| encoder.words(row, Activations::F32).to_vec());
+                (Activations::F32, Storage::Words(layout.fill(words)))
+            }
+            (Precision::F16, _) => {
+                let halves =
+                    |row: &[f32]| row.iter().map(|&x| f16::from_f32(x).to_bits()).collect();
+                let halves = layout.fill(rows.map(halves));
+                (
+                    Activations::F32,
+                    Storage::Halves(halves, |halves, words| simd::run(WidenF16(halves, words))),
+                )
+            }
+            (Precision::Bf16, Numbers::Bf16) => {
+                let words = rows.map(|row| encoder.words(row, Activations::Bf16).to_vec());
+                (Activations::Bf16, Storage::Words(layout.fill(words)))
+            }
+            (Precision::Bf16, _) => {
+                let upper = |row| {
+                    encoder
+                        .words(row, Activations::Bf16InF32)
+                        .iter()
+                        .map(|word| (word >> 16) as u16)
+                        .collect()
+                };
+                let halves = layout.fill(rows.map(upper));
+                (
+                    Activations::Bf16InF32,
+                    Storage::Halves(halves, |halves, words| simd::run(WidenBf16(halves, words))),
+                )
+            }
+            (Precision::Int8, Numbers::Int8) => {
+                let words = rows.map(|row| join(&integers.round(row), 4).collect());
+                (Activations::Int8, Storage::Words(layout.fill(words)))
+            }
+            (Precision::Int8, _) => {
+                #[expect(clippy::cast_possible_truncation, reason = "two bytes to a word")]
+                let halves = rows.map(|row| {
+                    join(&integers.round(row), 2)
+                        .map(|word| word as u16)
+                        .collect()
+                });
+                let halves = layout.fill(halves);
+                (
+                    Activations::Int16,
+                    Storage::Halves(halves, |halves, words| simd::run(WidenInt8(halves, words))),
+                )
+            }
         };
         Self {
             tile,
@@ -107,16 +120,6 @@ impl Panels {
             integers: (precision == Precision::Int8).then_some(integers),
             storage,
         }
-    }
-
-    /// Bytes of memory that the weights take.
-    pub(super) fn bytes(&self) -> usize {
-        let integers = self.integers.as_ref().map_or(0, |i| 8 * i.sums.len());
-        integers
-            + match &self.storage {
-                Storage::Words(words) => size_of_val(&**words),
-                Storage::Halves(halves, _) => size_of_val(&**halves),
-            }
     }
 
     /// The steps of each block, in order.
@@ -212,40 +215,19 @@ impl Layout {
     }
 }
 
-fn bf16s(row: &[f32]) -> Vec<u16> {
-    row.iter().map(|&x| bf16::from_f32(x).to_bits()).collect()
-}
-
-/// Two to a word, as [`rows`](super::rows) says which.
-fn pairs(halves: &[u16]) -> Vec<u32> {
-    let (low, high) = halves.split_at(halves.len().div_ceil(2));
-    let high = high.iter().copied().chain([0]);
-    let pair = |(&low, high): (&u16, u16)| u32::from(low) | u32::from(high) << 16;
-    low.iter().zip(high).map(pair).collect()
-}
-
-/// Likewise two bytes to a half.
-fn byte_pairs(bytes: &[i8]) -> Vec<u16> {
-    let (low, high) = bytes.split_at(bytes.len().div_ceil(2));
-    let high = high.iter().copied().chain([0]);
-    let byte = |byte: i8| u16::from(byte.cast_unsigned());
-    low.iter()
-        .zip(high)
-        .map(|(&low, high)| byte(low) | byte(high) << 8)
-        .collect()
-}
-
-/// Likewise four to a word.
-fn quads(bytes: &[i8]) -> Vec<u32> {
-    let steps = bytes.len().div_ceil(4);
-    let byte = |i: usize| {
+/// So many bytes to a word, in its low end; [`rows`](super::rows) says which ones share a word.
+fn join(bytes: &[i8], depth: usize) -> impl Iterator<Item = u32> {
+    let steps = bytes.len().div_ceil(depth);
+    let byte = move |i: usize| {
         bytes
             .get(i)
             .map_or(0, |byte| u32::from(byte.cast_unsigned()))
     };
-    let quad =
-        |i| byte(i) | byte(i + steps) << 8 | byte(i + 2 * steps) << 16 | byte(i + 3 * steps) << 24;
-    (0..steps).map(quad).collect()
+    (0..steps).map(move |step| {
+        (0..depth).fold(0, |word, part| {
+            word | byte(step + part * steps) << (8 * part)
+        })
+    })
 }
 
 /// bf16 is the upper half of an f32.
@@ -262,7 +244,7 @@ impl WithSimd for WidenBf16<'_> {
     }
 }
 
-/// f16, finite: exponent and mantissa moved to their places in an f32, whose exponent is then too small by 112.
+/// f16, finite ([`f16::MAX`] is checked at load): exponent and mantissa moved to their places in an f32, whose exponent is then too small by 112.
 struct WidenF16<'a>(&'a [u16], &'a mut [u32]);
 
 impl WithSimd for WidenF16<'_> {

@@ -79,6 +79,12 @@ impl Encoder {
         &self.roundings
     }
 
+    /// The words of one row alone, for what is not rounded to integers.
+    pub(super) fn words(&mut self, row: &[f32], activations: Activations) -> &[u32] {
+        self.encode(row, Form::plain(activations));
+        &self.words
+    }
+
     /// Leaves the words of one row, and returns how its numbers were rounded, which matters for integers only.
     fn encode(&mut self, row: &[f32], form: Form<'_>) -> Rounding {
         match form.activations {
@@ -92,7 +98,7 @@ impl Encoder {
             }
             Activations::Bf16 => {
                 self.words.resize(row.len().div_ceil(2), 0);
-                simd::run(PairBf16(row, &mut self.words));
+                pair_bf16(row, |&x| x, &mut self.words);
             }
             Activations::Int8 => return self.round(row, form.center, 4),
             Activations::Int16 => return self.round(row, form.center, 2),
@@ -133,20 +139,33 @@ impl WithSimd for RoundToBf16<'_> {
     }
 }
 
-struct PairBf16<'a>(&'a [f32], &'a mut [u32]);
+/// Numbers to bf16, two to a word: the first of them in the low halves, as many as there are words, the rest in the high ones.
+pub(in crate::ops) fn pair_bf16<T>(items: &[T], number: impl Fn(&T) -> f32, words: &mut [u32]) {
+    simd::run(PairBf16 {
+        items,
+        number,
+        words,
+    });
+}
 
-impl WithSimd for PairBf16<'_> {
+struct PairBf16<'a, T, F> {
+    items: &'a [T],
+    number: F,
+    words: &'a mut [u32],
+}
+
+impl<T, F: Fn(&T) -> f32> WithSimd for PairBf16<'_, T, F> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let (low, high) = self.0.split_at(self.1.len());
-        for ((word, low), high) in self.1.iter_mut().zip(low).zip(high) {
-            *word = nearest_bf16(*low) >> 16 | nearest_bf16(*high);
+        let (low, high) = self.items.split_at(self.words.len());
+        let (both, odd) = self.words.split_at_mut(high.len());
+        for ((word, a), b) in both.iter_mut().zip(low).zip(high) {
+            *word = nearest_bf16((self.number)(a)) >> 16 | nearest_bf16((self.number)(b));
         }
-        // An odd one out.
-        if let (Some(word), Some(low)) = (self.1.last_mut(), low.get(high.len())) {
-            *word = nearest_bf16(*low) >> 16;
+        for (word, a) in odd.iter_mut().zip(&low[high.len()..]) {
+            *word = nearest_bf16((self.number)(a)) >> 16;
         }
     }
 }

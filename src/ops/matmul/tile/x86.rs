@@ -17,16 +17,16 @@ const ONES: u32 = 0x3f80_3f80;
 /// closures in it: one that is passed through a generic function would not be inlined, for it alone has the instructions.
 macro_rules! tile {
     (
-        $tile:ident, $module:ident: $numbers:ident with $instructions:literal ($($feature:tt),+),
-        $rows:literal x $vectors:literal of $lanes:literal,
+        $numbers:ident with $instructions:literal, if $detected:expr,
+        [$($tile:ident = $module:ident: $rows:literal x $vectors:literal of $lanes:literal ($features:literal),)+],
         zero = $zero:expr,
         load = |$from:ident| $load:expr,
         store = |$to:ident, $x:ident| $store:expr,
         splat = |$word:ident| $splat:expr,
         dot = |$sum:ident, $a:ident, $b:ident| $dot:expr
     ) => {
-        pub(super) const $tile: Candidate = (
-            || $(is_x86_feature_detected!($feature))&&+,
+        $(pub(super) const $tile: Candidate = (
+            || $detected,
             Tile {
                 instructions: $instructions,
                 numbers: Numbers::$numbers,
@@ -41,7 +41,7 @@ macro_rules! tile {
         mod $module {
             use super::*;
 
-            $(#[target_feature(enable = $feature)])+
+            #[target_feature(enable = $features)]
             pub(super) unsafe fn run(
                 steps: usize,
                 mut lhs: *const u32,
@@ -84,7 +84,7 @@ macro_rules! tile {
             }
 
             /// Twelve sums: enough to hide the latency of two multiply-adds at a time.
-            $(#[target_feature(enable = $feature)])+
+            #[target_feature(enable = $features)]
             pub(super) unsafe fn saturate(rounds: usize) -> u32 {
                 // SAFETY: `out` has room for one vector; nothing else is read or written.
                 unsafe {
@@ -109,11 +109,15 @@ macro_rules! tile {
                 }
             }
         }
+        )+
     };
 }
 
 tile!(
-    F32_AVX2, f32_avx2: F32 with "AVX2 and FMA" ("avx2", "fma"), 6 x 2 of 8,
+    F32 with "AVX2 and FMA", if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+    [
+    F32_AVX2 = f32_avx2: 6 x 2 of 8 ("avx2,fma"),
+    ],
     zero = _mm256_setzero_ps(),
     load = |p| _mm256_loadu_ps(p.cast()),
     store = |p, x| _mm256_storeu_ps(p.cast(), x),
@@ -122,7 +126,11 @@ tile!(
 );
 
 tile!(
-    F32_AVX512, f32_avx512: F32 with "AVX-512" ("avx512f"), 6 x 4 of 16,
+    F32 with "AVX-512", if is_x86_feature_detected!("avx512f"),
+    [
+    F32_AVX512 = f32_avx512: 6 x 4 of 16 ("avx512f"),
+    F32_AVX512_NARROW = f32_avx512_narrow: 8 x 2 of 16 ("avx512f"),
+    ],
     zero = _mm512_setzero_ps(),
     load = |p| _mm512_loadu_ps(p.cast()),
     store = |p, x| _mm512_storeu_ps(p.cast(), x),
@@ -131,16 +139,11 @@ tile!(
 );
 
 tile!(
-    F32_AVX512_NARROW, f32_avx512_narrow: F32 with "AVX-512" ("avx512f"), 8 x 2 of 16,
-    zero = _mm512_setzero_ps(),
-    load = |p| _mm512_loadu_ps(p.cast()),
-    store = |p, x| _mm512_storeu_ps(p.cast(), x),
-    splat = |word| _mm512_set1_ps(f32::from_bits(word)),
-    dot = |sum, a, b| _mm512_fmadd_ps(a, b, sum)
-);
-
-tile!(
-    BF16_AVX512, bf16_avx512: Bf16 with "AVX512-BF16" ("avx512f", "avx512bf16"), 6 x 4 of 16,
+    Bf16 with "AVX512-BF16", if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"),
+    [
+    BF16_AVX512 = bf16_avx512: 6 x 4 of 16 ("avx512f,avx512bf16"),
+    BF16_AVX512_NARROW = bf16_avx512_narrow: 8 x 2 of 16 ("avx512f,avx512bf16"),
+    ],
     zero = _mm512_setzero_ps(),
     load = |p| _mm512_loadu_ps(p.cast()),
     store = |p, x| _mm512_storeu_ps(p.cast(), x),
@@ -149,16 +152,10 @@ tile!(
 );
 
 tile!(
-    BF16_AVX512_NARROW, bf16_avx512_narrow: Bf16 with "AVX512-BF16" ("avx512f", "avx512bf16"), 8 x 2 of 16,
-    zero = _mm512_setzero_ps(),
-    load = |p| _mm512_loadu_ps(p.cast()),
-    store = |p, x| _mm512_storeu_ps(p.cast(), x),
-    splat = |word| _mm512_set1_ps(f32::from_bits(word)),
-    dot = |sum, a, b| _mm512_dpbf16_ps(sum, bf16s(a), bf16s(b))
-);
-
-tile!(
-    INT8_AVX512, int8_avx512: Int8 with "AVX512-VNNI" ("avx512f", "avx512vnni"), 6 x 4 of 16,
+    Int8 with "AVX512-VNNI", if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni"),
+    [
+    INT8_AVX512 = int8_avx512: 6 x 4 of 16 ("avx512f,avx512vnni"),
+    ],
     zero = _mm512_setzero_si512(),
     load = |p| _mm512_loadu_si512(p.cast()),
     store = |p, x| _mm512_storeu_si512(p.cast(), x),
@@ -167,7 +164,10 @@ tile!(
 );
 
 tile!(
-    INT8_AVX, int8_avx: Int8 with "AVX-VNNI" ("avx2", "avxvnni"), 6 x 2 of 8,
+    Int8 with "AVX-VNNI", if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("avxvnni"),
+    [
+    INT8_AVX = int8_avx: 6 x 2 of 8 ("avx2,avxvnni"),
+    ],
     zero = _mm256_setzero_si256(),
     load = |p| _mm256_loadu_si256(p.cast()),
     store = |p, x| _mm256_storeu_si256(p.cast(), x),
@@ -176,7 +176,10 @@ tile!(
 );
 
 tile!(
-    INT16_AVX2, int16_avx2: Int16 with "AVX2" ("avx2"), 6 x 2 of 8,
+    Int16 with "AVX2", if is_x86_feature_detected!("avx2"),
+    [
+    INT16_AVX2 = int16_avx2: 6 x 2 of 8 ("avx2"),
+    ],
     zero = _mm256_setzero_si256(),
     load = |p| _mm256_loadu_si256(p.cast()),
     store = |p, x| _mm256_storeu_si256(p.cast(), x),

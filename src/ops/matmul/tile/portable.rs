@@ -1,0 +1,97 @@
+//! Tiles in plain Rust, for any processor.
+
+use super::{Candidate, Numbers, Run, Tile};
+
+const ROWS: usize = 4;
+const COLUMNS: usize = 16;
+
+pub(super) const F32: Candidate = tile(Numbers::F32, run::<F32Words>, saturate::<F32Words>);
+pub(super) const INT16: Candidate = tile(Numbers::Int16, run::<Int16Words>, saturate::<Int16Words>);
+
+const fn tile(numbers: Numbers, run: Run, saturate: unsafe fn(usize) -> u32) -> Candidate {
+    let tile = Tile {
+        instructions: "portable",
+        numbers,
+        rows: ROWS,
+        columns: COLUMNS,
+        run,
+        saturate,
+        saturate_words: ROWS * COLUMNS,
+    };
+    (|| true, tile)
+}
+
+/// A multiply-add of words, written so that the compiler can make vectors of sixteen in a row.
+trait Dot {
+    fn dot(sum: u32, a: u32, b: u32) -> u32;
+}
+
+struct F32Words;
+
+impl Dot for F32Words {
+    fn dot(sum: u32, a: u32, b: u32) -> u32 {
+        let (sum, a, b) = (f32::from_bits(sum), f32::from_bits(a), f32::from_bits(b));
+        // Only where it is one instruction: elsewhere it would be a call.
+        let fused = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+        if fused {
+            a.mul_add(b, sum)
+        } else {
+            a * b + sum
+        }
+        .to_bits()
+    }
+}
+
+struct Int16Words;
+
+impl Dot for Int16Words {
+    #[expect(clippy::cast_possible_truncation, reason = "halves of a word")]
+    fn dot(sum: u32, a: u32, b: u32) -> u32 {
+        let low = i32::from(a as i16) * i32::from(b as i16);
+        let high = i32::from((a >> 16) as i16) * i32::from((b >> 16) as i16);
+        sum.wrapping_add(low.wrapping_add(high).cast_unsigned())
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "has the form of the kernels with vector instructions"
+)]
+unsafe fn run<D: Dot>(steps: usize, lhs: *const u32, rhs: *const u32, acc: *mut u32) {
+    // SAFETY: `Tile::run` has checked these sizes, and nothing else overlaps the accumulators.
+    let (lhs, rhs, acc) = unsafe {
+        (
+            std::slice::from_raw_parts(lhs, steps * ROWS),
+            std::slice::from_raw_parts(rhs, steps * COLUMNS),
+            std::slice::from_raw_parts_mut(acc, ROWS * COLUMNS),
+        )
+    };
+    let (acc, _) = acc.as_chunks_mut::<COLUMNS>();
+    let mut tile: [[u32; COLUMNS]; ROWS] = std::array::from_fn(|i| acc[i]);
+    let (lhs, rhs) = (lhs.as_chunks::<ROWS>().0, rhs.as_chunks::<COLUMNS>().0);
+    for (lhs, rhs) in lhs.iter().zip(rhs) {
+        for (row, &a) in tile.iter_mut().zip(lhs) {
+            for (sum, &b) in row.iter_mut().zip(rhs) {
+                *sum = D::dot(*sum, a, b);
+            }
+        }
+    }
+    acc.copy_from_slice(&tile);
+}
+
+#[expect(
+    unsafe_code,
+    reason = "has the form of the kernels with vector instructions"
+)]
+unsafe fn saturate<D: Dot>(rounds: usize) -> u32 {
+    let mut tile = [[0x3f80_3f80u32; COLUMNS]; ROWS];
+    let b = std::hint::black_box([0x3f80_3f80u32; COLUMNS]);
+    for _ in 0..rounds {
+        for row in &mut tile {
+            for (sum, &b) in row.iter_mut().zip(&b) {
+                *sum = D::dot(*sum, *sum, b);
+            }
+        }
+    }
+    tile.as_flattened().iter().fold(0, |all, &sum| all ^ sum)
+}
