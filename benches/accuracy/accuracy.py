@@ -10,7 +10,6 @@ Writes <date>-accuracy.json and the tables beside it.
 """
 import argparse
 import concurrent.futures
-import http.client
 import importlib.metadata
 import json
 import os
@@ -74,20 +73,11 @@ def server(binary, model, dtype, threads, explicit):
     return Server(dtype, command, port, {"RAYON_NUM_THREADS": str(threads)})
 
 
-def ask(port, query, passages):
+def ask(server, query, passages):
     """The logits of one query's passages, in their order."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=900)
-    try:
-        body = json.dumps({"query": query, "texts": passages, "raw_scores": True})
-        connection.request("POST", "/v1/rerank", body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        text = answer.read()
-    finally:
-        connection.close()
-    if answer.status != 200:
-        raise SystemExit(f"the server answers {answer.status}: {text[:500]}")
+    body = json.dumps({"query": query, "texts": passages, "raw_scores": True})
     logits = [None] * len(passages)
-    for result in json.loads(text):
+    for result in server.post("/v1/rerank", body):
         logits[result["index"]] = result["score"]
     return logits
 
@@ -105,7 +95,7 @@ def score(running, queries):
             running.start(log)
             at_start, before = memory(running.process.pid), running.usage()
             with concurrent.futures.ThreadPoolExecutor(CONNECTIONS) as pool:
-                logits = np.array(list(pool.map(lambda q: ask(running.port, *q), queries)), np.float64)
+                logits = np.array(list(pool.map(lambda q: ask(running, *q), queries)), np.float64)
             cost = {"cpu_seconds": running.usage().since(before).cpu, "load_seconds": running.load_seconds,
                     "memory_at_start": at_start, "memory": memory(running.process.pid),
                     "computes_in": metrics.dtype(metrics.scrape(running.url))}
@@ -313,11 +303,7 @@ def main():
         "queries": {name: len(queries) for name, queries in made.items()},
         "variants": variants,
     })
-    args.out.mkdir(parents=True, exist_ok=True)
-    stem = args.out / f"{result['date']}-{args.name}"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(report(result))
-    print(f"\n{report(result)}")
+    machine.save(args.out, args.name, result, report(result))
 
 
 if __name__ == "__main__":

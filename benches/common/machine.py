@@ -58,6 +58,15 @@ def headlines(result):
     return lines
 
 
+def save(directory, name, result, page):
+    """Writes a result, which holds its date, as JSON and as a page, and prints the page."""
+    directory.mkdir(parents=True, exist_ok=True)
+    stem = directory / f"{result['date']}-{name}"
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(page)
+    print(f"\n{page}")
+
+
 def instruction_peak(binary, threads):
     """`reranker peak`: what the multiply-add instructions of each precision reach out of registers."""
     env = {**os.environ, "RAYON_NUM_THREADS": str(threads)}

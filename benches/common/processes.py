@@ -1,5 +1,6 @@
 """Servers that a bench starts, and what they use, from /proc."""
 import http.client
+import json
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from typing import Optional
 
 TICKS = os.sysconf("SC_CLK_TCK")
 LOAD_TIMEOUT = 600
+ANSWER_TIMEOUT = 3600  # torch's bf16 without instructions for it takes minutes
 
 
 @dataclass
@@ -119,6 +121,19 @@ class Server:
             return False
         finally:
             connection.close()
+
+    def post(self, path, body):
+        """The answer to a request, decoded."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_TIMEOUT)
+        try:
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise SystemExit(f"{self.key} answers {answer.status}: {text[:500]}")
+        return json.loads(text)
 
     def usage(self):
         return usage(self.process.pid)

@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import metrics
 from common.arithmetic import by_set, model_facts, read_requests
-from common.machine import ROOT, headlines, instruction_peak, machine, peak_of, provenance
+from common.machine import ROOT, headlines, instruction_peak, machine, peak_of, provenance, save
 from common.processes import Server, machine_busy
 
 REQUESTS = ROOT / "benches/peers/requests_sizes.json"
@@ -394,11 +394,7 @@ def main():
         "warm_up": args.warm_up,
         "sets": set_facts(requests, sets), "rows": rows,
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    stem = args.out / f"{result['date']}-{args.name or f'load-{dtype}'}"
-    stem.with_suffix(".json").write_text(json.dumps(result) + "\n")
-    stem.with_suffix(".md").write_text(report(result))
-    print(f"\n{report(result)}")
+    save(args.out, args.name or f"load-{dtype}", result, report(result))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ sys.path.insert(0, str(HERE.parent))
 from agreement import errors, logits, same
 from common import metrics
 from common.arithmetic import by_set, model_facts, read_requests
-from common.machine import ROOT, instruction_peak, machine, peak_of, provenance
+from common.machine import ROOT, instruction_peak, machine, peak_of, provenance, save
 from report import report
 from systems import EXACT, PEERS, PEERS_OF, gemm_peak, ours, peer
 
@@ -247,11 +247,7 @@ def main():
         "peaks": measured["peaks"],
         "runs": measured["runs"],
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    stem = args.out / f"{result['date']}-{args.name}"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(report(result))
-    print(f"\n{report(result)}")
+    save(args.out, args.name, result, report(result))
 
 
 if __name__ == "__main__":

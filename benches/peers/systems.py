@@ -1,5 +1,4 @@
 """The systems that compare.py starts: this service and its peers."""
-import http.client
 import json
 import os
 import subprocess
@@ -12,7 +11,6 @@ from common.machine import ROOT
 from common.processes import Server, free_port, machine_busy
 
 HERE = Path(__file__).resolve().parent
-ANSWER_TIMEOUT = 3600  # torch's bf16 without instructions for it takes minutes
 SETTLE = 0.1  # seconds after an answer whose CPU time still counts: threads may spin on
 
 # Each peer's title, precision, script and options.
@@ -34,18 +32,6 @@ class System(Server):
     """A server under test."""
     title: str = ""
     precision: str = "f32"
-
-    def post(self, path, body):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_TIMEOUT)
-        try:
-            connection.request("POST", path, body, {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            text = answer.read()
-        finally:
-            connection.close()
-        if answer.status != 200:
-            raise SystemExit(f"{self.key} answers {answer.status}: {text[:500]}")
-        return json.loads(text)
 
     def measure(self, body):
         """One request: wall and CPU seconds, page faults, and the share of the machine that others took."""
