@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::{
     runtime::{Builder, Runtime},
@@ -33,7 +33,7 @@ use crate::{
         wire::{self, Route, Served},
     },
     metrics::Metrics,
-    model,
+    model::{self, Checkpoint},
     rerank::Reranker,
     telemetry,
 };
@@ -59,6 +59,9 @@ enum Command {
     Rerank(Box<RerankArgs>),
     /// Measure how fast this processor multiplies at each dtype, at most, and print it as JSON; for benchmarks
     Peak,
+    /// Examine the GPU with this model and print what it finds as JSON: kernels against references, peaks, the time of each part of a
+    /// batch; exit 1 if a kernel is wrong
+    GpuCheck(Box<ServeArgs>),
     /// Exit 0 if the server on this machine is ready, 1 if not; for containers
     Healthcheck(HealthcheckArgs),
 }
@@ -114,6 +117,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Some(Command::Serve(args)) => serve(&args),
         Some(Command::Rerank(args)) => rerank(&args),
         Some(Command::Peak) => peak(),
+        Some(Command::GpuCheck(args)) => gpu_check(&args),
         Some(Command::Healthcheck(args)) => healthcheck(&args),
     }
 }
@@ -150,11 +154,11 @@ async fn load_into(app: &App, config: &Config, metrics: Arc<Metrics>) -> Result<
     let started = Instant::now();
     let Config {
         model,
-        scheduler,
+        batching,
         limits,
         ..
     } = config.clone();
-    let reranker = spawn_blocking(move || Reranker::load(&model, scheduler, limits, &metrics))
+    let reranker = spawn_blocking(move || Reranker::load(&model, batching, limits, &metrics))
         .await
         .context("loading the model panicked")??;
     let info = reranker.info().clone();
@@ -195,7 +199,7 @@ fn rerank(args: &RerankArgs) -> Result<()> {
         )
     })?;
     let metrics = Arc::new(Metrics::new());
-    let reranker = Reranker::load(&config.model, config.scheduler, config.limits, &metrics)?;
+    let reranker = Reranker::load(&config.model, config.batching, config.limits, &metrics)?;
     let ranking = runtime()?.block_on(reranker.rerank(request.job()))?;
     let answer = request.answer(&Served {
         ranking: &ranking,
@@ -209,6 +213,21 @@ fn rerank(args: &RerankArgs) -> Result<()> {
 
 fn peak() -> Result<()> {
     println!("{}", serde_json::to_string_pretty(&model::peaks())?);
+    Ok(())
+}
+
+fn gpu_check(args: &ServeArgs) -> Result<()> {
+    telemetry::init(&args.log)?;
+    let Config {
+        model, batching, ..
+    } = args.resolve()?;
+    let checkpoint = Checkpoint::open(&model.source, &model.hub)?;
+    let (found, passed) = checkpoint.examine_gpu(&model.wanted(batching.tokens))?;
+    println!("{}", serde_json::to_string_pretty(&found)?);
+    ensure!(
+        passed,
+        "a kernel differs from its reference by more than it may"
+    );
     Ok(())
 }
 

@@ -19,7 +19,7 @@ pub use self::{
 };
 use crate::{
     model::{
-        Backend, Dtype,
+        Backend, Dtype, Wanted,
         source::{HubSettings, Source},
     },
     rerank,
@@ -61,7 +61,7 @@ pub struct ModelArgs {
     #[arg(long, env = "RERANKER_REVISION", value_name = "REVISION")]
     pub revision: Option<String>,
 
-    /// Where to compute: auto, cpu, cuda or cuda:N
+    /// Where to compute: auto, cpu, cuda, cuda:N, or several GPUs as cuda:0,cuda:1
     #[arg(long, env = "DEVICE", default_value = "auto", value_name = "DEVICE")]
     pub device: Device,
 
@@ -78,7 +78,7 @@ pub struct ModelArgs {
     )]
     pub backend: Backend,
 
-    /// How weights are kept and multiplied: auto, f32, bf16, f16 or int8; auto is f32 on the CPU, the others change scores a little
+    /// How weights are kept and multiplied: auto, f32, bf16, f16 or int8; auto is f16 on a GPU and f32 on the CPU, where the others change scores a little
     #[arg(
         long,
         env = "RERANKER_DTYPE",
@@ -126,14 +126,9 @@ pub struct ModelArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Batching")]
 pub struct BatchArgs {
-    /// Tokens computed at once, and a request's turn while others wait
-    #[arg(
-        long,
-        env = "RERANKER_MAX_BATCH_TOKENS",
-        default_value_t = 1536,
-        value_name = "TOKENS"
-    )]
-    pub max_batch_tokens: usize,
+    /// Tokens computed at once, and a request's turn while others wait [default: 1536 on the CPU, measured at the start on a GPU]
+    #[arg(long, env = "RERANKER_MAX_BATCH_TOKENS", value_name = "TOKENS")]
+    pub max_batch_tokens: Option<usize>,
 
     /// Pairs computed at once
     #[arg(
@@ -217,7 +212,7 @@ pub struct Config {
     /// The model.
     pub model: ModelSettings,
     /// Batching.
-    pub scheduler: Settings,
+    pub batching: Batching,
     /// What a request may cost.
     pub limits: rerank::Limits,
     /// The server.
@@ -247,6 +242,33 @@ pub struct ModelSettings {
     pub token_cache_mb: usize,
 }
 
+/// How requests share the model.
+#[derive(Debug, Clone, Copy)]
+pub struct Batching {
+    /// Tokens computed at once, where the operator has an opinion.
+    pub tokens: Option<usize>,
+    /// Pairs computed at once.
+    pub pairs: usize,
+    /// Pairs that may wait.
+    pub queue_pairs: usize,
+    /// How long a batch that is not full waits for company.
+    pub wait: Duration,
+}
+
+impl Batching {
+    /// With what the model made of the number of tokens.
+    pub fn settings(&self, batch_tokens: usize) -> Settings {
+        Settings {
+            limits: Limits {
+                batch_tokens,
+                batch_pairs: self.pairs,
+                queue_pairs: self.queue_pairs,
+            },
+            batch_wait: self.wait,
+        }
+    }
+}
+
 impl ServeArgs {
     /// Checks everything and builds the settings.
     ///
@@ -266,7 +288,7 @@ impl ServeArgs {
         }
         Ok(Config {
             model,
-            scheduler: self.batch.resolve(),
+            batching: self.batch.resolve(),
             limits: rerank::Limits {
                 deadline: Duration::from_millis(self.batch.deadline_ms),
                 chunks: self.batch.max_chunks_per_doc,
@@ -297,7 +319,7 @@ impl ServeArgs {
                 "RERANKER_MAX_LENGTH",
                 self.model.max_length,
                 "RERANKER_MAX_BATCH_TOKENS",
-                self.batch.max_batch_tokens,
+                self.batch.max_batch_tokens.unwrap_or(usize::MAX),
             ),
             (
                 "RERANKER_MAX_DOCUMENTS",
@@ -322,6 +344,20 @@ impl ServeArgs {
     }
 }
 
+impl ModelSettings {
+    /// The network that these settings ask for, to compute so many tokens at once.
+    pub fn wanted(&self, batch_tokens: Option<usize>) -> Wanted {
+        Wanted {
+            backend: self.backend,
+            dtype: self.dtype,
+            device: self.device.clone(),
+            require_gpu: self.require_gpu,
+            batch_tokens,
+            max_length: self.max_length,
+        }
+    }
+}
+
 impl ModelArgs {
     fn resolve(&self) -> Result<ModelSettings> {
         Ok(ModelSettings {
@@ -336,7 +372,7 @@ impl ModelArgs {
                 offline: self.hf_hub_offline,
                 ..HubSettings::new(self.hf_home().join("hub"))
             },
-            device: self.device,
+            device: self.device.clone(),
             require_gpu: self.require_gpu,
             backend: self.backend,
             dtype: self.dtype,
@@ -358,14 +394,12 @@ impl ModelArgs {
 }
 
 impl BatchArgs {
-    fn resolve(&self) -> Settings {
-        Settings {
-            limits: Limits {
-                batch_tokens: self.max_batch_tokens,
-                batch_pairs: self.max_batch_pairs,
-                queue_pairs: self.max_queue_pairs,
-            },
-            batch_wait: Duration::from_millis(self.batch_wait_ms),
+    fn resolve(&self) -> Batching {
+        Batching {
+            tokens: self.max_batch_tokens,
+            pairs: self.max_batch_pairs,
+            queue_pairs: self.max_queue_pairs,
+            wait: Duration::from_millis(self.batch_wait_ms),
         }
     }
 }

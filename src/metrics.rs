@@ -35,6 +35,8 @@ pub struct Metrics {
     pub ready: IntGauge,
     /// Logits that were NaN or infinite; none of them was sent.
     pub non_finite_scores: IntCounter,
+    /// Batches that were computed twice, the second time in f32.
+    pub redone_batches: IntCounter,
     info: IntGaugeVec,
     batch_seconds: Histogram,
     batch_tokens: Histogram,
@@ -83,6 +85,10 @@ impl Metrics {
                 "non_finite_scores_total",
                 "Logits that were NaN or infinite; their requests were failed.",
             ),
+            redone_batches: counter(
+                "redone_batches_total",
+                "Batches that left f16's range on a GPU and were computed again in f32.",
+            ),
             info: IntGaugeVec::new(
                 opts("info", "What is running; always 1."),
                 &["version", "model", "device", "dtype", "backend"],
@@ -104,7 +110,7 @@ impl Metrics {
     }
 
     fn register_all(&self) {
-        let collectors: [Box<dyn Collector>; 15] = [
+        let collectors: [Box<dyn Collector>; 16] = [
             Box::new(self.requests.clone()),
             Box::new(self.request_seconds.clone()),
             Box::new(self.stage_seconds.clone()),
@@ -114,6 +120,7 @@ impl Metrics {
             Box::new(self.queue_pairs.clone()),
             Box::new(self.ready.clone()),
             Box::new(self.non_finite_scores.clone()),
+            Box::new(self.redone_batches.clone()),
             Box::new(self.info.clone()),
             Box::new(self.batch_seconds.clone()),
             Box::new(self.batch_tokens.clone()),

@@ -5,6 +5,9 @@
 mod config;
 mod demo;
 mod device;
+#[cfg(feature = "cuda")]
+mod gpu;
+mod names;
 mod reference;
 pub mod source;
 mod weights;
@@ -25,8 +28,14 @@ use self::{
 };
 use crate::{
     config::Device,
-    ops::{self, Precision},
+    ops::{self, GpuInfo, Precision},
 };
+
+#[cfg(not(feature = "cuda"))]
+const NO_CUDA: &str = "this build has no CUDA support";
+
+/// Tokens computed at once on the CPU: more gain nothing there and take memory.
+const CPU_BATCH_TOKENS: usize = 1536;
 
 /// A model that reads a query and a document together and says how well the second answers the first.
 pub trait CrossEncoder: Send {
@@ -38,6 +47,11 @@ pub trait CrossEncoder: Send {
 
     /// Tokens of padding that are computed beside those of the batch.
     fn padding(&self, batch: &Batch) -> usize;
+
+    /// How many batches so far left the range of fast arithmetic and were computed again in another.
+    fn batches_redone(&self) -> u64 {
+        0
+    }
 }
 
 /// Token sequences end to end, without padding.
@@ -73,6 +87,32 @@ impl Batch {
         self.len() == 0
     }
 
+    /// Two batches of about half the tokens each: the sequences up to the middle, and the rest. There are at least two.
+    pub fn halves(&self) -> (Self, Self) {
+        let middle = self.input_ids.len().div_ceil(2);
+        let cut = self.offsets.partition_point(|&start| start < middle);
+        let cut = cut.clamp(1, self.len() - 1);
+        let part = |from: usize, to: usize| Self::pack(self.sequences().skip(from).take(to - from));
+        (part(0, cut), part(cut, self.len()))
+    }
+
+    /// The row of the position table for each token. Positions count from `pad_token_id + 1`. A literal `<pad>` in the text
+    /// neither counts nor has a position of its own: that is how transformers computes them.
+    pub(crate) fn position_ids(&self, pad_token_id: u32) -> Vec<u32> {
+        let mut position_ids = Vec::with_capacity(self.input_ids.len());
+        for sequence in self.sequences() {
+            let mut position = pad_token_id;
+            position_ids.extend(sequence.iter().map(|&id| {
+                if id == pad_token_id {
+                    return pad_token_id;
+                }
+                position += 1;
+                position
+            }));
+        }
+        position_ids
+    }
+
     /// The sequences one by one.
     pub fn sequences(&self) -> impl Iterator<Item = &[u32]> {
         self.offsets
@@ -93,7 +133,7 @@ pub enum Backend {
 /// How weights are kept and multiplied, as asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Dtype {
-    /// What costs no accuracy on the device: f32 on the CPU.
+    /// What costs no order on the device: f16 on a GPU, f32 on the CPU.
     Auto,
     /// As the reference implementation computes.
     #[value(alias = "float32")]
@@ -109,6 +149,12 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// As it is typed.
+    fn name(self) -> String {
+        let value = self.to_possible_value().expect("none is hidden");
+        value.get_name().to_owned()
+    }
+
     fn on_cpu(self) -> (Precision, &'static str) {
         match self {
             Self::Auto | Self::F32 => (Precision::F32, "float32"),
@@ -119,14 +165,35 @@ impl Dtype {
     }
 }
 
+/// How a network is to be built.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Which implementation.
+    pub backend: Backend,
+    /// How weights are kept and multiplied.
+    pub dtype: Dtype,
+    /// Where to compute.
+    pub device: Device,
+    /// Whether the CPU will not do.
+    pub require_gpu: bool,
+    /// Tokens computed at once, where the operator has an opinion.
+    pub batch_tokens: Option<usize>,
+    /// Tokens of the longest pair.
+    pub max_length: usize,
+}
+
 /// A network, ready to compute.
 pub struct Built {
-    /// The network itself.
-    pub encoder: Box<dyn CrossEncoder>,
-    /// Where it computes.
+    /// The network itself, once for every worker.
+    pub encoders: Vec<Box<dyn CrossEncoder>>,
+    /// Where it computes: `cpu` or `cuda`.
     pub device: &'static str,
+    /// The GPUs among that, in the order of the workers.
+    pub gpus: Vec<GpuInfo>,
     /// In what it computes, by the name that `config.json` would give it.
     pub dtype: &'static str,
+    /// Tokens to compute at once.
+    pub batch_tokens: usize,
 }
 
 /// A checkpoint whose configuration has been understood and whose weights are mapped but not yet converted.
@@ -163,21 +230,39 @@ impl Checkpoint {
         })
     }
 
-    /// Converts the weights and builds the network on the device asked for, or on the CPU where that may be.
+    /// Converts the weights and builds the network where it is wanted, or on the CPU where that may be.
     ///
     /// # Errors
     /// A tensor that is missing or has another shape than the configuration says, by name; no GPU where one is required.
-    pub fn build(
-        &self,
-        backend: Backend,
-        dtype: Dtype,
-        device: Device,
-        require_gpu: bool,
-    ) -> Result<Built> {
-        let device = device::select(device, require_gpu)?;
-        let (precision, dtype) = dtype.on_cpu();
+    pub fn build(&self, wanted: &Wanted) -> Result<Built> {
+        let why_not = match device::gpus(&wanted.device) {
+            None => None,
+            Some(ordinals) => match self.on_gpus(ordinals, wanted) {
+                Ok(built) => return Ok(built),
+                Err(why) => Some(why),
+            },
+        };
+        device::settle_for_cpu(wanted, why_not.as_ref())?;
+        let workers = match wanted.device {
+            Device::Cpu(workers) => workers,
+            Device::Auto | Device::Cuda(_) => 1,
+        };
+        let encoders = (0..workers).map(|_| self.on_cpu(wanted));
+        Ok(Built {
+            encoders: encoders.collect::<Result<_>>()?,
+            device: "cpu",
+            gpus: Vec::new(),
+            dtype: wanted.dtype.on_cpu().1,
+            batch_tokens: wanted
+                .batch_tokens
+                .unwrap_or_else(|| CPU_BATCH_TOKENS.max(wanted.max_length)),
+        })
+    }
+
+    fn on_cpu(&self, wanted: &Wanted) -> Result<Box<dyn CrossEncoder>> {
+        let (precision, dtype) = wanted.dtype.on_cpu();
         let started = Instant::now();
-        let encoder: Box<dyn CrossEncoder> = match (backend, precision) {
+        let encoder: Box<dyn CrossEncoder> = match (wanted.backend, precision) {
             (Backend::Native, _) => {
                 Box::new(XlmRoberta::new(&self.config, &self.weights, precision)?)
             }
@@ -199,11 +284,37 @@ impl Checkpoint {
             instructions = ops::instructions(precision),
             "model weights loaded"
         );
-        Ok(Built {
-            encoder,
-            device,
-            dtype,
-        })
+        Ok(encoder)
+    }
+
+    /// Examines a GPU with this model: every kernel against a reference, the GPU's peaks, the time of each part of a batch. Also
+    /// tells whether all kernels passed.
+    ///
+    /// # Errors
+    /// Why there is no GPU to examine.
+    #[cfg(feature = "cuda")]
+    pub fn examine_gpu(&self, wanted: &Wanted) -> Result<(serde_json::Value, bool)> {
+        gpu::examine(self, wanted)
+    }
+
+    /// What this build has to say to that.
+    #[cfg(not(feature = "cuda"))]
+    pub fn examine_gpu(&self, _wanted: &Wanted) -> Result<(serde_json::Value, bool)> {
+        bail!(NO_CUDA)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_gpus(&self, ordinals: &[usize], wanted: &Wanted) -> Result<Built> {
+        gpu::build(self, ordinals, wanted)
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[expect(
+        clippy::unused_self,
+        reason = "so that both builds look alike from above"
+    )]
+    fn on_gpus(&self, _ordinals: &[usize], _wanted: &Wanted) -> Result<Built> {
+        bail!(NO_CUDA)
     }
 }
 
@@ -213,8 +324,7 @@ pub fn peaks() -> serde_json::Value {
     let mut peaks = serde_json::json!({ "threads": rayon::current_num_threads() });
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::Int8] {
         let peak = ops::peak(dtype.on_cpu().0);
-        let name = dtype.to_possible_value().expect("none is hidden");
-        peaks[name.get_name()] = serde_json::json!({
+        peaks[dtype.name()] = serde_json::json!({
             "instructions": peak.instructions,
             "gflop_per_s": (peak.operations_per_second / 1e8).round() / 10.0,
         });

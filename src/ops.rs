@@ -14,8 +14,11 @@
 
 mod aligned;
 mod attention;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod disjoint;
 mod gelu;
+mod gpu_info;
 mod layer_norm;
 mod matmul;
 mod peak;
@@ -26,6 +29,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
 
+pub use gpu_info::GpuInfo;
 pub use peak::{Peak, peak};
 
 /// The instructions that multiply weights of this precision on this processor.

@@ -15,11 +15,12 @@ use tokio::{task::spawn_blocking, time::timeout};
 use tracing::info;
 
 use crate::{
-    config::ModelSettings,
+    config::{Batching, ModelSettings},
     error::{Error, Result},
     metrics::Metrics,
     model::{Backend, Batch, Built, Checkpoint, CrossEncoder},
-    scheduler::{self, Scheduler, Settings},
+    ops::GpuInfo,
+    scheduler::{self, Scheduler},
     tokenizer::{Encoding, PairTokenizer, Tokens, Truncation, strip},
 };
 
@@ -61,6 +62,8 @@ pub struct ModelInfo {
     pub commit: Option<String>,
     /// `cpu` or `cuda`.
     pub device: &'static str,
+    /// The GPUs, where it is `cuda`.
+    pub gpus: Vec<GpuInfo>,
     /// The precision of the arithmetic.
     pub dtype: &'static str,
     /// `native` or `reference`.
@@ -110,7 +113,7 @@ impl Reranker {
     /// A sentence for a person: what is wrong with which file or option, and what to do.
     pub fn load(
         model: &ModelSettings,
-        scheduler: Settings,
+        batching: Batching,
         limits: Limits,
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<Self> {
@@ -130,15 +133,20 @@ impl Reranker {
             checkpoint.config.vocabulary
         );
         let Built {
-            encoder,
+            encoders,
             device,
+            gpus,
             dtype,
-        } = checkpoint.build(model.backend, model.dtype, model.device, model.require_gpu)?;
-        warm_up(encoder.as_ref(), &tokenizer).context("the model cannot score a first pair")?;
+            batch_tokens,
+        } = checkpoint.build(&model.wanted(batching.tokens))?;
+        for encoder in &encoders {
+            warm_up(encoder.as_ref(), &tokenizer).context("the model cannot score a first pair")?;
+        }
         let info = ModelInfo {
             id: model.id.clone(),
             commit: checkpoint.commit,
             device,
+            gpus,
             dtype,
             backend: match model.backend {
                 Backend::Native => "native",
@@ -146,14 +154,14 @@ impl Reranker {
             },
             max_length: model.max_length,
         };
-        let batching = scheduler.limits;
-        let scheduler = Scheduler::new(encoder, scheduler, Arc::clone(metrics));
+        let settings = batching.settings(batch_tokens);
+        let scheduler = Scheduler::new(encoders, settings, Arc::clone(metrics));
         Ok(Self {
             tokenizer: Arc::new(tokenizer),
             scheduler,
             info,
             limits,
-            batching,
+            batching: settings.limits,
         })
     }
 

@@ -1,8 +1,9 @@
-//! Micro-batching: concurrent requests share batches, and two threads keep the model busy.
+//! Micro-batching: concurrent requests share batches, and two threads keep each copy of the model busy.
 //!
-//! Requests put their pairs into one `Queue` and wait for an answer. The *packer* thread takes a batch from it and
-//! packs it; the *model* thread, the only one to touch the model, computes it and hands the logits out. A full batch is
-//! packed while the one before it runs. One that is not full is taken the moment the model is free: nobody waits for
+//! Requests put their pairs into one `Queue` and wait for an answer. A *packer* thread takes a batch from it and
+//! packs it; a *model* thread, the only one to touch its model, computes it and hands the logits out. There is one such
+//! pair of threads, a *worker*, for each GPU. A full batch is
+//! packed while the one before it runs, if no other worker is free. One that is not full is taken the moment a worker is free: nobody waits for
 //! company (unless `batch_wait` asks for it), and whoever comes meanwhile still gets on.
 //!
 //! A request leaves in one of three ways: answered, failed with its batch, or dropped by its owner (a client that hung
@@ -72,8 +73,8 @@ struct Shared {
 struct State {
     queue: Queue<Encoding>,
     waiting: HashMap<RequestId, Waiting>,
-    /// Batches taken from the queue whose results are not out yet.
-    in_flight: usize,
+    /// Batches that each worker has taken from the queue and not handed out the results of.
+    in_flight: Vec<usize>,
     open: bool,
     /// How fast pairs have been leaving lately, for `Retry-After`; 0 before the first batch.
     pairs_per_second: f64,
@@ -95,29 +96,35 @@ struct Packed {
 }
 
 impl Scheduler {
-    /// Starts the threads.
-    pub fn new(model: Box<dyn CrossEncoder>, settings: Settings, metrics: Arc<Metrics>) -> Self {
+    /// Starts two threads for each copy of the model.
+    pub fn new(
+        models: Vec<Box<dyn CrossEncoder>>,
+        settings: Settings,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let shared = Arc::new(Shared {
             settings,
             metrics,
             state: Mutex::new(State {
                 queue: Queue::new(settings.limits),
                 waiting: HashMap::new(),
-                in_flight: 0,
+                in_flight: vec![0; models.len()],
                 open: true,
                 pairs_per_second: 0.0,
             }),
             changed: Condvar::new(),
         });
-        let (to_model, from_packer) = sync_channel(1);
-        spawn("packer", {
-            let shared = Arc::clone(&shared);
-            move || shared.pack_batches(&to_model)
-        });
-        spawn("model", {
-            let shared = Arc::clone(&shared);
-            move || shared.run_batches(model.as_ref(), &from_packer)
-        });
+        for (worker, model) in models.into_iter().enumerate() {
+            let (to_model, from_packer) = sync_channel(1);
+            spawn(format!("packer-{worker}"), {
+                let shared = Arc::clone(&shared);
+                move || shared.pack_batches(worker, &to_model)
+            });
+            spawn(format!("model-{worker}"), {
+                let shared = Arc::clone(&shared);
+                move || shared.run_batches(worker, model.as_ref(), &from_packer)
+            });
+        }
         Self {
             shared,
             next_id: AtomicU64::new(0),
@@ -232,9 +239,9 @@ impl Shared {
         Ok(receiver)
     }
 
-    /// The packer thread.
-    fn pack_batches(&self, to_model: &SyncSender<Packed>) {
-        while let Some(entries) = self.take_batch() {
+    /// A worker's packer thread.
+    fn pack_batches(&self, worker: usize, to_model: &SyncSender<Packed>) {
+        while let Some(entries) = self.take_batch(worker) {
             let batch = Batch::pack(entries.iter().map(|entry| entry.item.as_slice()));
             if to_model.send(Packed { batch, entries }).is_err() {
                 return;
@@ -242,8 +249,8 @@ impl Shared {
         }
     }
 
-    /// Waits until a batch is due and takes it; `None` once closed and drained.
-    fn take_batch(&self) -> Option<Vec<Entry<Encoding>>> {
+    /// Waits until a batch is due for this worker and takes it; `None` once closed and drained.
+    fn take_batch(&self, worker: usize) -> Option<Vec<Entry<Encoding>>> {
         let mut state = self.lock();
         let mut company_until = None;
         loop {
@@ -253,8 +260,8 @@ impl Shared {
                 }
                 company_until = None;
                 state = self.wait(state, None);
-            } else if state.in_flight == 0 && !state.queue.fills_a_batch() && state.open {
-                // The model is free and the batch is not full: take it, unless told to wait for company.
+            } else if state.in_flight[worker] == 0 && !state.queue.fills_a_batch() && state.open {
+                // The worker is free and the batch is not full: take it, unless told to wait for company.
                 let until =
                     *company_until.get_or_insert_with(|| Instant::now() + self.settings.batch_wait);
                 let left = until.saturating_duration_since(Instant::now());
@@ -262,13 +269,13 @@ impl Shared {
                     break;
                 }
                 state = self.wait(state, Some(left));
-            } else if state.may_take() {
+            } else if state.may_take(worker) {
                 break;
             } else {
                 state = self.wait(state, None);
             }
         }
-        state.in_flight += 1;
+        state.in_flight[worker] += 1;
         Some(state.queue.next_batch())
     }
 
@@ -291,16 +298,20 @@ impl Shared {
         }
     }
 
-    /// The model thread.
-    fn run_batches(&self, model: &dyn CrossEncoder, from_packer: &Receiver<Packed>) {
+    /// A worker's model thread.
+    fn run_batches(&self, worker: usize, model: &dyn CrossEncoder, from_packer: &Receiver<Packed>) {
         for Packed { batch, entries } in from_packer {
             let started = Instant::now();
             self.lock().start(&entries, started);
+            let redone = model.batches_redone();
             let result = predict(model, &batch);
+            self.metrics
+                .redone_batches
+                .inc_by(model.batches_redone() - redone);
             self.metrics
                 .observe_batch(&batch, model.padding(&batch), started.elapsed());
             self.count_non_finite(&result);
-            self.lock().finish(&entries, result, started);
+            self.lock().finish(worker, &entries, result, started);
             self.changed.notify_all();
         }
     }
@@ -315,9 +326,14 @@ impl Shared {
 }
 
 impl State {
-    /// One batch runs; one more may be packed beside it, if it is full.
-    fn may_take(&self) -> bool {
-        self.in_flight == 0 || (self.in_flight == 1 && self.queue.fills_a_batch())
+    /// A worker runs one batch; it may pack one more beside it, if that is full and no other worker could start on it at once.
+    fn may_take(&self, worker: usize) -> bool {
+        let all_busy = self.in_flight.iter().all(|&batches| batches > 0);
+        match self.in_flight[worker] {
+            0 => true,
+            1 => all_busy && self.queue.fills_a_batch(),
+            _ => false,
+        }
     }
 
     fn time_to_drain(&self) -> Duration {
@@ -334,14 +350,22 @@ impl State {
     }
 
     /// Hands out the results of a batch; requests that are complete, or have failed, are answered.
-    fn finish(&mut self, entries: &[Entry<Encoding>], result: Result<Vec<f32>>, started: Instant) {
-        self.in_flight -= 1;
+    fn finish(
+        &mut self,
+        worker: usize,
+        entries: &[Entry<Encoding>],
+        result: Result<Vec<f32>>,
+        started: Instant,
+    ) {
+        self.in_flight[worker] -= 1;
         match result {
             Ok(logits) => {
                 for (entry, logit) in entries.iter().zip(logits) {
                     self.record(entry, logit);
                 }
-                let rate = entries.len() as f64 / started.elapsed().as_secs_f64().max(1e-6);
+                let workers = self.in_flight.len() as f64;
+                let rate =
+                    workers * entries.len() as f64 / started.elapsed().as_secs_f64().max(1e-6);
                 let weight = if self.pairs_per_second > 0.0 {
                     0.2
                 } else {
@@ -419,11 +443,11 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) {
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) {
     thread::Builder::new()
-        .name(name.to_owned())
+        .name(name)
         .spawn(run)
-        .expect("the operating system gives us two threads at start");
+        .expect("the operating system gives us threads at start");
 }
 
 #[cfg(test)]

@@ -2,15 +2,15 @@
 
 use std::{fmt, str::FromStr};
 
-/// A device as asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Devices as asked for; each of a list gets a worker of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Device {
-    /// CUDA if there is one, else the CPU.
+    /// The first CUDA device if there is one, else the CPU.
     Auto,
-    /// The CPU.
-    Cpu,
-    /// The CUDA device of this number.
-    Cuda(usize),
+    /// The CPU, with so many copies of the model: more than one is for tests.
+    Cpu(usize),
+    /// The CUDA devices of these numbers.
+    Cuda(Vec<usize>),
 }
 
 impl FromStr for Device {
@@ -18,15 +18,41 @@ impl FromStr for Device {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let lower = text.trim().to_ascii_lowercase();
-        match lower.as_str() {
-            "auto" | "" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" | "gpu" => Ok(Self::Cuda(0)),
-            _ => lower
-                .strip_prefix("cuda:")
-                .and_then(|n| n.parse().ok())
-                .map(Self::Cuda)
-                .ok_or_else(|| "expected auto, cpu, cuda or cuda:N".to_owned()),
+        if matches!(lower.as_str(), "auto" | "") {
+            return Ok(Self::Auto);
+        }
+        let names: Vec<&str> = lower.split(',').map(str::trim).collect();
+        if names.iter().all(|&name| name == "cpu") {
+            return Ok(Self::Cpu(names.len()));
+        }
+        let numbers: Option<Vec<usize>> = names.iter().map(|name| cuda_number(name)).collect();
+        let numbers =
+            numbers.ok_or("expected auto, cpu, cuda, cuda:N, or a list as cuda:0,cuda:1")?;
+        for (place, number) in numbers.iter().enumerate() {
+            if numbers[..place].contains(number) {
+                return Err(format!("cuda:{number} is there twice"));
+            }
+        }
+        Ok(Self::Cuda(numbers))
+    }
+}
+
+fn cuda_number(name: &str) -> Option<usize> {
+    match name {
+        "cuda" | "gpu" => Some(0),
+        _ => name.strip_prefix("cuda:")?.parse().ok(),
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => write!(f, "auto"),
+            Self::Cpu(workers) => write!(f, "{}", vec!["cpu"; *workers].join(",")),
+            Self::Cuda(numbers) => {
+                let names: Vec<String> = numbers.iter().map(|n| format!("cuda:{n}")).collect();
+                write!(f, "{}", names.join(","))
+            }
         }
     }
 }
@@ -125,10 +151,16 @@ mod tests {
 
     #[test]
     fn devices_and_levels_read_as_people_write_them() {
-        assert_eq!("CUDA".parse(), Ok(Device::Cuda(0)));
-        assert_eq!("cuda:1".parse(), Ok(Device::Cuda(1)));
+        assert_eq!("CUDA".parse(), Ok(Device::Cuda(vec![0])));
+        assert_eq!("cuda:1".parse(), Ok(Device::Cuda(vec![1])));
         assert_eq!("".parse(), Ok(Device::Auto));
-        assert!("tpu".parse::<Device>().is_err());
+        let both = Device::Cuda(vec![0, 1]);
+        assert_eq!("cuda:0, cuda:1".parse(), Ok(both.clone()));
+        assert_eq!(both.to_string(), "cuda:0,cuda:1");
+        assert_eq!("cpu".parse(), Ok(Device::Cpu(1)));
+        for wrong in ["tpu", "cpu,cuda", "cuda:1,cuda:1", "cuda:-1"] {
+            assert!(wrong.parse::<Device>().is_err(), "{wrong}");
+        }
         assert_eq!("WARNING".parse(), Ok(LogLevel(tracing::Level::WARN)));
         assert!("loud".parse::<LogLevel>().is_err());
     }

@@ -1,29 +1,39 @@
 //! Which device computes, and a plain word to the operator about it.
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 use tracing::{info, warn};
 
+use super::Wanted;
 use crate::config::Device;
 
-/// Settles on a device. This build has the CPU only, and says so where a GPU was asked for.
+/// The GPUs that are asked for, by number; `None` where none is.
+pub(super) fn gpus(device: &Device) -> Option<&[usize]> {
+    match device {
+        Device::Auto => Some(&[0]),
+        Device::Cuda(ordinals) => Some(ordinals),
+        Device::Cpu(_) => None,
+    }
+}
+
+/// Says that the CPU computes, and why no GPU does where one was asked for.
 ///
 /// # Errors
 /// If a GPU is required.
-pub(super) fn select(asked: Device, require_gpu: bool) -> Result<&'static str> {
-    const WHY: &str = "this build has no CUDA support";
-    if require_gpu {
+pub(super) fn settle_for_cpu(wanted: &Wanted, why_not: Option<&Error>) -> Result<()> {
+    let why = why_not.map_or_else(|| "DEVICE is cpu".to_owned(), |error| format!("{error:#}"));
+    if wanted.require_gpu {
         bail!(
-            "RERANKER_REQUIRE_GPU is set, but {WHY}; use the GPU image, or unset it to run on the CPU"
+            "RERANKER_REQUIRE_GPU is set, but {why}; use the GPU image on a machine with a GPU, or unset it to run on the CPU"
         );
     }
     let threads = rayon::current_num_threads();
-    match asked {
-        Device::Cpu => info!(threads, "computing on the CPU"),
-        Device::Auto => info!(threads, "no GPU: {WHY}; computing on the CPU"),
-        Device::Cuda(n) => warn!(
+    match wanted.device {
+        Device::Cpu(_) => info!(threads, "computing on the CPU"),
+        Device::Auto => info!(threads, "no GPU: {why}; computing on the CPU"),
+        Device::Cuda(_) => warn!(
             threads,
-            "DEVICE asks for cuda:{n}, but {WHY}: computing on the CPU instead"
+            "DEVICE asks for {}, but {why}: computing on the CPU instead", wanted.device
         ),
     }
-    Ok("cpu")
+    Ok(())
 }

@@ -105,6 +105,29 @@ impl Weights {
         Ok(())
     }
 
+    /// One tensor as `f32`, piece by piece in its order; what has been read is let go of.
+    #[cfg(feature = "cuda")]
+    pub(super) fn for_each_piece(
+        &self,
+        name: &str,
+        shape: &[usize],
+        length: usize,
+        mut take: impl FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let (shard, dtype, range) = self.find(name, shape)?;
+        let piece = length * dtype.bitsize() / 8;
+        let mut numbers = Vec::new();
+        for start in range.clone().step_by(piece) {
+            let piece = start..range.end.min(start + piece);
+            numbers.clear();
+            convert(dtype, &shard.bytes.as_slice()[piece.clone()], &mut numbers)
+                .and_then(|()| take(&numbers))
+                .with_context(|| format!("{}: tensor `{name}`", shard.name))?;
+            shard.bytes.release(piece);
+        }
+        Ok(())
+    }
+
     /// One large tensor as any type of number, in parallel; what has been read is let go of piece by piece.
     pub(super) fn read_as<T: Copy + Default + Send>(
         &self,

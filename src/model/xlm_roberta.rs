@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use half::{f16, slice::HalfFloatSliceExt as _};
 use rayon::prelude::*;
 
-use super::{Batch, CrossEncoder, ModelConfig, weights::Weights};
+use super::{Batch, CrossEncoder, ModelConfig, names, weights::Weights};
 use crate::ops::{self, Activation, Linear, Norm, Offsets, Precision};
 
 /// The network. Weights are kept as the precision says; all between the projections is f32.
@@ -169,7 +169,7 @@ impl Embeddings {
     fn forward(&self, batch: &Batch, out: &Tensor) -> candle_core::Result<()> {
         let device = self.words.device();
         let input_ids = Tensor::new(batch.input_ids.as_slice(), device)?;
-        let position_ids = Tensor::new(self.position_ids(batch), device)?;
+        let position_ids = Tensor::new(batch.position_ids(self.pad_token_id), device)?;
         let words = self
             .words
             .index_select(&input_ids, 0)?
@@ -177,23 +177,6 @@ impl Embeddings {
         let positions = self.positions.index_select(&position_ids, 0)?;
         out.slice_set(&words, 0, 0)?;
         ops::residual_layer_norm(out, &positions, &self.norm)
-    }
-
-    /// Positions count from `pad_token_id + 1`. A literal `<pad>` in the text neither counts nor has a position of its
-    /// own: that is how transformers computes them.
-    fn position_ids(&self, batch: &Batch) -> Vec<u32> {
-        let mut position_ids = Vec::with_capacity(batch.input_ids.len());
-        for sequence in batch.sequences() {
-            let mut position = self.pad_token_id;
-            position_ids.extend(sequence.iter().map(|&id| {
-                if id == self.pad_token_id {
-                    return self.pad_token_id;
-                }
-                position += 1;
-                position
-            }));
-        }
-        position_ids
     }
 }
 
@@ -290,23 +273,23 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn embeddings(&self) -> Result<Embeddings> {
         let c = self.config;
-        let at = |name: &str| format!("roberta.embeddings.{name}");
         let token_types = self.weights.read(
-            &at("token_type_embeddings.weight"),
+            &names::embeddings("token_type_embeddings.weight"),
             &[c.token_types, c.hidden],
         )?;
-        let mut positions = self
-            .weights
-            .read(&at("position_embeddings.weight"), &[c.positions, c.hidden])?;
+        let mut positions = self.weights.read(
+            &names::embeddings("position_embeddings.weight"),
+            &[c.positions, c.hidden],
+        )?;
         for row in positions.chunks_exact_mut(c.hidden) {
             for (x, t) in row.iter_mut().zip(&token_types) {
                 *x += t;
             }
         }
         Ok(Embeddings {
-            words: self.word_embeddings(&at("word_embeddings.weight"))?,
+            words: self.word_embeddings(&names::embeddings("word_embeddings.weight"))?,
             positions: Tensor::from_vec(positions, (c.positions, c.hidden), &Device::Cpu)?,
-            norm: self.norm(&at("LayerNorm"))?,
+            norm: self.norm(&names::embeddings("LayerNorm"))?,
             pad_token_id: c.pad_token_id,
         })
     }
@@ -347,11 +330,11 @@ impl Reader<'_> {
     }
 
     fn attention(&self, n: usize, names: &[&str]) -> Result<Linear> {
-        let at = |name: &&str| format!("roberta.encoder.layer.{n}.attention.self.{name}");
+        let at = |name: &&str| names::layer(n, &format!("attention.self.{name}"));
         let names: Vec<String> = names.iter().map(at).collect();
         let norm_before = match n.checked_sub(1) {
-            Some(before) => format!("roberta.encoder.layer.{before}.output.LayerNorm"),
-            None => "roberta.embeddings.LayerNorm".to_owned(),
+            Some(before) => names::layer(before, "output.LayerNorm"),
+            None => names::embeddings("LayerNorm"),
         };
         let hidden = self.config.hidden;
         self.linear(
@@ -364,7 +347,7 @@ impl Reader<'_> {
 
     fn after_qkv(&self, n: usize) -> Result<AfterQkv> {
         let (hidden, wide) = (self.config.hidden, self.config.intermediate);
-        let at = |name: &str| format!("roberta.encoder.layer.{n}.{name}");
+        let at = |name: &str| names::layer(n, name);
         let linear = |name: &str, shape| self.linear(&[at(name)], shape, None, Activation::None);
         let attention_norm = at("attention.output.LayerNorm");
         let up = [at("intermediate.dense")];
@@ -382,15 +365,13 @@ impl Reader<'_> {
     /// In f32 whatever the precision: it is read once per sequence.
     fn head(&self) -> Result<Head> {
         let hidden = self.config.hidden;
-        let output = self
-            .weights
-            .read("classifier.out_proj.weight", &[1, hidden])?;
-        let output_bias = self.weights.read("classifier.out_proj.bias", &[1])?;
+        let output = self.weights.read(names::OUTPUT_WEIGHT, &[1, hidden])?;
+        let output_bias = self.weights.read(names::OUTPUT_BIAS, &[1])?;
         let exact = Self {
             precision: Precision::F32,
             ..*self
         };
-        let dense = ["classifier.dense".to_owned()];
+        let dense = [names::DENSE.to_owned()];
         Ok(Head {
             dense: exact.linear(&dense, (hidden, hidden), None, Activation::None)?,
             output: Tensor::from_vec(output, hidden, &Device::Cpu)?,

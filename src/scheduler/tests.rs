@@ -42,19 +42,28 @@ impl CrossEncoder for Scripted {
     }
 }
 
+/// One worker.
 struct Bench {
     scheduler: Arc<Scheduler>,
     seen: Receiver<Vec<Vec<u32>>>,
     outcomes: Sender<Outcome>,
 }
 
-fn bench(batch_tokens: usize, queue_pairs: usize) -> Bench {
+type Script = (Receiver<Vec<Vec<u32>>>, Sender<Outcome>);
+
+/// A model, and the two ends by which a test drives it.
+fn scripted() -> (Box<dyn CrossEncoder>, Script) {
     let (seen, seen_here) = mpsc::channel();
     let (outcomes, outcomes_there) = mpsc::channel();
     let model = Scripted {
         seen,
         outcomes: Mutex::new(outcomes_there),
     };
+    (Box::new(model), (seen_here, outcomes))
+}
+
+fn bench(batch_tokens: usize, queue_pairs: usize) -> Bench {
+    let (model, (seen, outcomes)) = scripted();
     let limits = Limits {
         batch_tokens,
         batch_pairs: 100,
@@ -65,8 +74,8 @@ fn bench(batch_tokens: usize, queue_pairs: usize) -> Bench {
         batch_wait: Duration::ZERO,
     };
     Bench {
-        scheduler: Arc::new(Scheduler::new(Box::new(model), settings, Arc::default())),
-        seen: seen_here,
+        scheduler: Arc::new(Scheduler::new(vec![model], settings, Arc::default())),
+        seen,
         outcomes,
     }
 }
@@ -238,12 +247,7 @@ async fn closing_answers_those_inside_and_refuses_the_rest() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_for_company_is_possible_when_asked_for() {
-    let (seen, seen_here) = mpsc::channel();
-    let (outcomes, outcomes_there) = mpsc::channel();
-    let model = Scripted {
-        seen,
-        outcomes: Mutex::new(outcomes_there),
-    };
+    let (model, (seen, outcomes)) = scripted();
     let limits = Limits {
         batch_tokens: 3,
         batch_pairs: 100,
@@ -254,16 +258,72 @@ async fn waiting_for_company_is_possible_when_asked_for() {
         limits,
         batch_wait: Duration::from_hours(1),
     };
-    let scheduler = Arc::new(Scheduler::new(Box::new(model), settings, Arc::default()));
+    let scheduler = Arc::new(Scheduler::new(vec![model], settings, Arc::default()));
     let answers: VecDeque<_> = (1..=3)
         .map(|n| {
             let scheduler = Arc::clone(&scheduler);
             tokio::spawn(async move { scheduler.score(vec![vec![n]]).await })
         })
         .collect();
-    assert_eq!(seen_here.recv().unwrap().len(), 3);
+    assert_eq!(seen.recv().unwrap().len(), 3);
     outcomes.send(Outcome::Sum).unwrap();
     for answer in answers {
         assert_eq!(answer.await.unwrap().unwrap().logits.len(), 1);
     }
+}
+
+/// Two workers and their scripts.
+fn pair_of_workers(batch_tokens: usize) -> (Arc<Scheduler>, [Script; 2]) {
+    let ((first, a), (second, b)) = (scripted(), scripted());
+    let limits = Limits {
+        batch_tokens,
+        batch_pairs: 100,
+        queue_pairs: 100,
+    };
+    let settings = Settings {
+        limits,
+        batch_wait: Duration::ZERO,
+    };
+    let scheduler = Scheduler::new(vec![first, second], settings, Arc::default());
+    (Arc::new(scheduler), [a, b])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_share_the_queue_and_none_idles_while_another_hoards() {
+    const LONG: Duration = Duration::from_secs(30);
+    let (scheduler, workers) = pair_of_workers(4);
+    let answer = tokio::spawn({
+        let scheduler = Arc::clone(&scheduler);
+        async move { scheduler.score(vec![vec![1; 4]; 6]).await }
+    });
+    // Two batches run, two are packed beside them, two wait.
+    for (seen, _) in &workers {
+        assert_eq!(seen.recv_timeout(LONG).unwrap(), [vec![1; 4]]);
+    }
+    while scheduler.queued_pairs() != 2 {
+        tokio::task::yield_now().await;
+    }
+    for (_, outcomes) in &workers {
+        for _ in 0..6 {
+            let _ = outcomes.send(Outcome::Sum);
+        }
+    }
+    assert_eq!(logits(answer.await), [4.0; 6]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_fails_on_one_worker_leaves_the_other_alone() {
+    let (scheduler, workers) = pair_of_workers(1);
+    let submit = || {
+        let scheduler = Arc::clone(&scheduler);
+        tokio::spawn(async move { scheduler.score(vec![vec![1]]).await })
+    };
+    let (one, other) = (submit(), submit());
+    for (seen, _) in &workers {
+        seen.recv_timeout(Duration::from_secs(30)).unwrap();
+    }
+    workers[0].1.send(Outcome::Panic).unwrap();
+    workers[1].1.send(Outcome::Sum).unwrap();
+    let answers = [one.await.unwrap(), other.await.unwrap()];
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, path::PathBuf};
 use reranker::{
     config::Device,
     model::{
-        Backend, Batch, Checkpoint, CrossEncoder, Dtype,
+        Backend, Batch, Checkpoint, CrossEncoder, Dtype, Wanted,
         source::{HubSettings, Source},
     },
     tokenizer::{PairTokenizer, Side, Truncation},
@@ -71,10 +71,15 @@ fn build(checkpoint: &Checkpoint, backend: Backend) -> Box<dyn CrossEncoder> {
 }
 
 fn build_as(checkpoint: &Checkpoint, backend: Backend, dtype: Dtype) -> Box<dyn CrossEncoder> {
-    checkpoint
-        .build(backend, dtype, Device::Cpu, false)
-        .unwrap()
-        .encoder
+    let wanted = Wanted {
+        backend,
+        dtype,
+        device: Device::Cpu(1),
+        require_gpu: false,
+        batch_tokens: None,
+        max_length: 512,
+    };
+    checkpoint.build(&wanted).unwrap().encoders.remove(0)
 }
 
 /// The tiny model of odd shapes, as a directory with the configuration of one generation of transformers.

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Words, and the only places under `src` where they may stand outside comments.
-const ONLY_IN: [(&[&str], &[&str]); 8] = [
+const ONLY_IN: [(&[&str], &[&str]); 9] = [
     (
         &["candle_core", "candle_nn", "candle_transformers"],
         &["model", "ops"],
@@ -18,9 +18,11 @@ const ONLY_IN: [(&[&str], &[&str]); 8] = [
             "ops/matmul",
             "ops/disjoint.rs",
             "ops/attention.rs",
+            "ops/cuda",
             "model/weights.rs",
         ],
     ),
+    (&["cudarc"], &["ops/cuda"]),
     (&["std::arch"], &["ops/matmul"]),
     (&["env::var", "env::vars", "home_dir"], &["config.rs"]),
     (&["top_k", "rerank_score"], &["http/wire"]),

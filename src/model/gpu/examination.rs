@@ -1,0 +1,197 @@
+//! What `reranker gpu-check` prints: whether this GPU computes rightly, how fast it is at most, and where a batch's time goes.
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use super::{GpuXlmRoberta, Precision, network::Trace, weight::Activations};
+use crate::{
+    model::{Batch, Checkpoint, CrossEncoder as _, Wanted, device},
+    ops::cuda::{self, Check, Peaks},
+};
+
+/// Tokens of a pair of usual size.
+const PAIR: usize = 128;
+/// Numbers to a side of the matrices whose product is the GPU's peak.
+const PEAK: usize = 8192;
+
+#[derive(Serialize)]
+struct Examination {
+    gpu: Gpu,
+    kernels: Vec<Check>,
+    peaks: Peaks,
+    model: Model,
+    layers: Layers,
+    passed: bool,
+}
+
+#[derive(Serialize)]
+struct Gpu {
+    ordinal: usize,
+    name: String,
+    memory_bytes: usize,
+    compute_capability: String,
+    driver: String,
+    cuda: String,
+}
+
+#[derive(Serialize)]
+struct Model {
+    dtype: &'static str,
+    batch_tokens: usize,
+    /// Of the whole GPU, by whomever.
+    memory_used_bytes: usize,
+}
+
+/// One batch, on the GPU's own clock.
+#[derive(Serialize)]
+struct Layers {
+    tokens: usize,
+    sequences: usize,
+    launches_per_layer: usize,
+    /// Of a layer for all tokens.
+    layer_seconds: f64,
+    batch_seconds: f64,
+    parts: Vec<Part>,
+}
+
+/// All launches of one kind in the batch.
+#[derive(Debug, PartialEq, Serialize)]
+struct Part {
+    name: &'static str,
+    seconds: f64,
+    launches: usize,
+}
+
+/// Examines the first GPU that is wanted, as JSON; also whether every kernel passed.
+///
+/// # Errors
+/// Why there is no GPU to examine.
+pub(crate) fn examine(
+    checkpoint: &Checkpoint,
+    wanted: &Wanted,
+) -> Result<(serde_json::Value, bool)> {
+    let ordinals =
+        device::gpus(&wanted.device).context("DEVICE is cpu; there is no GPU to examine")?;
+    let (precision, dtype) = super::precision(wanted.dtype)?;
+    let Checkpoint {
+        config, weights, ..
+    } = checkpoint;
+    let model = GpuXlmRoberta::new(config, weights, precision, ordinals[0])?;
+    let kernels = cuda::checks(&model.gpu)?;
+    let peaks = cuda::peaks(&model.gpu, PEAK)?;
+    let batch_tokens = model.plan_batches(wanted.batch_tokens, wanted.max_length)?;
+    let info = model.gpu.info();
+    let examination = Examination {
+        gpu: Gpu {
+            ordinal: info.ordinal,
+            name: info.name.clone(),
+            memory_bytes: info.memory,
+            compute_capability: info.compute_capability(),
+            driver: info.driver.clone(),
+            cuda: info.cuda_version(),
+        },
+        passed: kernels.iter().all(|check| check.passed),
+        kernels,
+        peaks,
+        layers: match precision {
+            Precision::Half => layers(&model, &model.half, batch_tokens)?,
+            Precision::Full => layers(&model, &model.full, batch_tokens)?,
+        },
+        model: Model {
+            dtype,
+            batch_tokens,
+            memory_used_bytes: info.memory - model.gpu.free_memory()?,
+        },
+    };
+    let passed = examination.passed;
+    Ok((serde_json::to_value(examination)?, passed))
+}
+
+fn layers<T: Activations>(
+    model: &GpuXlmRoberta,
+    workspace: &std::cell::RefCell<super::Workspace<T>>,
+    tokens: usize,
+) -> Result<Layers> {
+    let pair = model.sample(PAIR);
+    let batch = Batch::pack((0..tokens.div_ceil(pair.len())).map(|_| pair.as_slice()));
+    model.predict(&batch)?; // finds memory and algorithms
+    let mut trace = Trace::new();
+    let plan = model.network.plan(&batch)?;
+    let mut workspace = workspace.borrow_mut();
+    let buffers = workspace
+        .buffers
+        .as_mut()
+        .context("a batch has just been computed")?;
+    model
+        .network
+        .forward(&model.gpu, &plan, buffers, Some(&mut trace))?;
+    let steps = trace
+        .windows(2)
+        .map(|marks| Ok((marks[1].0, model.gpu.seconds(&marks[0].1, &marks[1].1)?)))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Layers {
+        tokens: batch.input_ids.len(),
+        sequences: batch.len(),
+        ..summary(&steps)
+    })
+}
+
+/// Of steps in their order. A layer begins with the projection to queries, keys and values; the last one is another kind.
+fn summary(steps: &[(&'static str, f64)]) -> Layers {
+    let layers = steps.iter().filter(|step| step.0 == "qkv").count();
+    let first = steps.iter().position(|step| step.0 == "qkv").unwrap_or(0);
+    let last = steps
+        .iter()
+        .position(|step| step.0 == "<s> rows")
+        .unwrap_or(0);
+    let whole = &steps[first..last.max(first)];
+    let mut parts: Vec<Part> = Vec::new();
+    for &(name, seconds) in steps {
+        match parts.iter_mut().find(|part| part.name == name) {
+            Some(part) => {
+                part.seconds += seconds;
+                part.launches += 1;
+            }
+            None => parts.push(Part {
+                name,
+                seconds,
+                launches: 1,
+            }),
+        }
+    }
+    Layers {
+        tokens: 0,
+        sequences: 0,
+        launches_per_layer: whole.len().checked_div(layers).unwrap_or(0),
+        layer_seconds: whole.iter().map(|step| step.1).sum::<f64>() / layers.max(1) as f64,
+        batch_seconds: steps.iter().map(|step| step.1).sum(),
+        parts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_add_up_by_name_and_whole_layers_are_averaged() {
+        let steps = [
+            ("embeddings", 1.0),
+            ("qkv", 2.0),
+            ("up", 4.0),
+            ("qkv", 3.0),
+            ("up", 5.0),
+            ("<s> rows", 0.5),
+            ("up", 0.25),
+        ];
+        let layers = summary(&steps);
+        assert_eq!((layers.launches_per_layer, layers.layer_seconds), (2, 7.0));
+        assert!((layers.batch_seconds - 15.75).abs() < 1e-9);
+        let up = Part {
+            name: "up",
+            seconds: 9.25,
+            launches: 3,
+        };
+        assert!(layers.parts.contains(&up), "{:?}", layers.parts);
+    }
+}

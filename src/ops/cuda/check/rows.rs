@@ -1,0 +1,197 @@
+//! Embeddings, layer norm, GELU, the head.
+
+use anyhow::Result;
+
+use super::{Check, Numbers, compare, poisoned};
+use crate::ops::cuda::{Gpu, Norm, Number, Words};
+
+fn norm(gpu: &Gpu, width: usize) -> Result<(Norm, Vec<f64>)> {
+    let parameters = Numbers::<f32>::random(gpu, 2 * width, 99, 2.0)?;
+    let norm = Norm {
+        parameters: parameters.on_gpu,
+        eps: 1e-5,
+    };
+    Ok((norm, parameters.exact))
+}
+
+fn normalised(row: &[f64], parameters: &[f64]) -> Vec<f64> {
+    let (gain, shift) = parameters.split_at(row.len());
+    let mean = row.iter().sum::<f64>() / row.len() as f64;
+    let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / row.len() as f64;
+    let scale = 1.0 / (variance + 1e-5).sqrt();
+    let parameters = gain.iter().zip(shift);
+    row.iter()
+        .zip(parameters)
+        .map(|(x, (gain, shift))| (x - mean) * scale * gain + shift)
+        .collect()
+}
+
+pub(super) fn embed<W: Number, T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Result<Check> {
+    let words = Numbers::<W>::random(gpu, 11 * width, 1, 1.0)?;
+    let positions = Numbers::<f32>::random(gpu, 9 * width, 2, 1.0)?;
+    let (norm, parameters) = norm(gpu, width)?;
+    let ids: Vec<u32> = (0..rows).map(|i| (i * 5 % 11) as u32).collect();
+    let at: Vec<u32> = (0..rows).map(|i| (8 - i % 9) as u32).collect();
+    let (ids_there, at_there) = (gpu.upload(&ids)?, gpu.upload(&at)?);
+    let mut out = poisoned::<T>(gpu, rows * width)?;
+    let places = Words {
+        ids: ids_there.as_view(),
+        positions: at_there.as_view(),
+    };
+    let tables = (&words.on_gpu, &positions.on_gpu);
+    gpu.embed(tables, &places, &norm, &mut out.as_view_mut())?;
+    let expected = (0..rows).flat_map(|row| {
+        let word = words.row(ids[row] as usize, width);
+        let position = positions.row(at[row] as usize, width);
+        let sum: Vec<f64> = word.iter().zip(position).map(|(a, b)| a + b).collect();
+        normalised(&sum, &parameters)
+    });
+    let name = format!("embed {} to {}", W::NAME, T::NAME);
+    compare(
+        gpu,
+        &name,
+        format!("{rows} x {width}"),
+        &out,
+        &expected.collect::<Vec<_>>(),
+    )
+}
+
+pub(super) fn add_norm<T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Result<Check> {
+    // Far beyond f16's range, as outlier channels are.
+    let product = Numbers::<f32>::random(gpu, rows * width, 3, 200_000.0)?;
+    let bias = Numbers::<f32>::random(gpu, width, 4, 1.0)?;
+    let mut x = Numbers::<T>::random(gpu, rows * width, 5, 1.0)?;
+    let (norm, parameters) = norm(gpu, width)?;
+    gpu.add_norm(
+        &product.on_gpu.as_view(),
+        &bias.on_gpu,
+        &norm,
+        &mut x.on_gpu.as_view_mut(),
+    )?;
+    let expected = (0..rows).flat_map(|row| {
+        let residual = product.row(row, width).iter().zip(x.row(row, width));
+        let sum: Vec<f64> = residual
+            .zip(&bias.exact)
+            .map(|((a, b), c)| a + b + c)
+            .collect();
+        normalised(&sum, &parameters)
+    });
+    let name = format!("residual and norm {}", T::NAME);
+    compare(
+        gpu,
+        &name,
+        format!("{rows} x {width}"),
+        &x.on_gpu,
+        &expected.collect::<Vec<_>>(),
+    )
+}
+
+pub(super) fn gelu<T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Result<Check> {
+    let mut x = Numbers::<T>::random(gpu, rows * width, 6, 8.0)?;
+    gpu.gelu(&mut x.on_gpu.as_view_mut())?;
+    let expected: Vec<f64> = x
+        .exact
+        .iter()
+        .map(|&x| 0.5 * x * (1.0 + erf(x / 2f64.sqrt())))
+        .collect();
+    compare(
+        gpu,
+        &format!("GELU {}", T::NAME),
+        format!("{rows} x {width}"),
+        &x.on_gpu,
+        &expected,
+    )
+}
+
+/// The error function by its series and, where that cancels, its continued fraction (Abramowitz and Stegun 7.1.6 and 7.1.14).
+fn erf(x: f64) -> f64 {
+    let a = x.abs();
+    let value = if a < 3.0 {
+        let (mut term, mut sum) = (a, a);
+        for n in 1..60 {
+            term *= 2.0 * a * a / f64::from(2 * n + 1);
+            sum += term;
+        }
+        sum * (-a * a).exp() * 2.0 / std::f64::consts::PI.sqrt()
+    } else {
+        let fraction = (1..60)
+            .rev()
+            .fold(0.0, |below, n| f64::from(n) / 2.0 / (a + below));
+        1.0 - (-a * a).exp() / ((a + fraction) * std::f64::consts::PI.sqrt())
+    };
+    value.copysign(x)
+}
+
+pub(super) fn gather<T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Result<Check> {
+    let x = Numbers::<T>::random(gpu, 3 * rows * width, 7, 1.0)?;
+    let indices: Vec<u32> = (0..rows).map(|i| (3 * rows - 1 - 2 * i) as u32).collect();
+    let mut out = poisoned::<T>(gpu, rows * width)?;
+    let on_gpu = gpu.upload(&indices)?;
+    gpu.gather(
+        &x.on_gpu.as_view(),
+        &on_gpu.as_view(),
+        &mut out.as_view_mut(),
+        width,
+    )?;
+    let expected = indices
+        .iter()
+        .flat_map(|&row| x.row(row as usize, width).to_vec());
+    let name = format!("gather {}", T::NAME);
+    compare(
+        gpu,
+        &name,
+        format!("{rows} x {width}"),
+        &out,
+        &expected.collect::<Vec<_>>(),
+    )
+}
+
+pub(super) fn head(gpu: &Gpu, rows: usize, width: usize) -> Result<Check> {
+    let product = Numbers::<f32>::random(gpu, rows * width, 8, 3.0)?;
+    let bias = Numbers::<f32>::random(gpu, width, 9, 1.0)?;
+    let output = Numbers::<f32>::random(gpu, width, 10, 1.0)?;
+    let output_bias = Numbers::<f32>::random(gpu, 1, 11, 1.0)?;
+    let mut logits = poisoned::<f32>(gpu, rows)?;
+    gpu.head(
+        &product.on_gpu.as_view(),
+        &bias.on_gpu,
+        (&output.on_gpu, &output_bias.on_gpu),
+        &mut logits.as_view_mut(),
+    )?;
+    let expected = (0..rows).map(|row| {
+        let terms = product
+            .row(row, width)
+            .iter()
+            .zip(&bias.exact)
+            .zip(&output.exact);
+        terms
+            .map(|((x, bias), weight)| (x + bias).tanh() * weight)
+            .sum::<f64>()
+            + output_bias.exact[0]
+    });
+    compare(
+        gpu,
+        "head",
+        format!("{rows} x {width}"),
+        &logits,
+        &expected.collect::<Vec<_>>(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_knows_the_error_function() {
+        for (x, erf_x) in [
+            (0.0, 0.0),
+            (0.5, 0.520_499_877_813),
+            (1.0, 0.842_700_792_950),
+            (-2.0, -0.995_322_265_019),
+            (4.0, 0.999_999_984_583),
+        ] {
+            assert!((erf(x) - erf_x).abs() < 1e-11, "{x}: {}", erf(x));
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The types of activations on a GPU.
+
+use cudarc::{
+    cublaslt::sys::cudaDataType,
+    driver::{DeviceRepr, ValidAsZeroBits},
+};
+use half::f16;
+
+/// f16 or f32.
+pub trait Number: DeviceRepr + ValidAsZeroBits + Copy + 'static {
+    /// What kernels for it end in.
+    const NAME: &'static str;
+    /// What cuBLASLt calls it.
+    const BLAS: cudaDataType;
+    /// Rounded.
+    fn from_f32(x: f32) -> Self;
+    /// Exact.
+    fn to_f32(self) -> f32;
+}
+
+impl Number for f16 {
+    const NAME: &'static str = "f16";
+    const BLAS: cudaDataType = cudaDataType::CUDA_R_16F;
+
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl Number for f32 {
+    const NAME: &'static str = "f32";
+    const BLAS: cudaDataType = cudaDataType::CUDA_R_32F;
+
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
