@@ -28,6 +28,8 @@ mod cuda {
     use libloading::{Library, Symbol};
 
     const SOURCES: &str = "src/ops/cuda/kernels";
+    /// Where a toolkit is if no variable says so: NVIDIA's own place, and that of `scripts/cuda-toolkit.sh`.
+    const PLACES: [&str; 2] = ["/usr/local/cuda", "target/cuda-12.2"];
     const CAPABILITIES: &str = "RERANKER_CUDA_CAPABILITIES";
 
     pub(super) fn compile() {
@@ -98,10 +100,7 @@ mod cuda {
                 .into_iter()
                 .filter_map(env::var_os);
             let mut tried = Vec::new();
-            for toolkit in toolkits
-                .map(PathBuf::from)
-                .chain([PathBuf::from("/usr/local/cuda")])
-            {
+            for toolkit in toolkits.map(PathBuf::from).chain(PLACES.map(PathBuf::from)) {
                 for folder in ["lib64", "lib"] {
                     for name in ["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so"] {
                         let path = toolkit.join(folder).join(name);
@@ -115,7 +114,7 @@ mod cuda {
             }
             panic!(
                 "the feature `cuda` needs NVIDIA's compiler libnvrtc.so.12 at build time; set CUDA_PATH to a toolkit of CUDA 12, \
-                 or let `bash scripts/build-cuda.sh` fetch it. Tried {tried:?}"
+                 or fetch it with `bash scripts/cuda-toolkit.sh`. Tried {tried:?}"
             );
         }
 

@@ -3,8 +3,7 @@
 # computes on the CPU where there is no GPU. Options go to cargo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [ -z "${CUDA_PATH:-}" ] && ! ls /usr/local/cuda/lib64/libnvrtc.so.12 >/dev/null 2>&1; then
-    CUDA_PATH=$(bash scripts/cuda-toolkit.sh)
-    export CUDA_PATH
+if [ -z "${CUDA_PATH:-}${CUDA_HOME:-}" ] && ! ls /usr/local/cuda/lib64/libnvrtc.so.12 >/dev/null 2>&1; then
+    bash scripts/cuda-toolkit.sh >/dev/null
 fi
 cargo build --release --locked --features cuda "$@"

@@ -58,12 +58,17 @@ def headlines(result):
     return lines
 
 
-def save(directory, name, result, page):
-    """Writes a result, which holds its date, as JSON and as a page, and prints the page."""
+def write(directory, name, result, page):
+    """Writes a result, which holds its date, as JSON and as a page."""
     directory.mkdir(parents=True, exist_ok=True)
     stem = directory / f"{result['date']}-{name}"
     stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     stem.with_suffix(".md").write_text(page)
+
+
+def save(directory, name, result, page):
+    """The same, and prints the page."""
+    write(directory, name, result, page)
     print(f"\n{page}")
 
 

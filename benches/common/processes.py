@@ -88,10 +88,10 @@ class Server:
     process: Optional[subprocess.Popen] = None
 
     @classmethod
-    def ours(cls, binary, model, threads, dtype, options=(), **more):
-        """This project's server on the CPU, with a deadline that no request meets, however slow the machine."""
+    def ours(cls, binary, model, threads, dtype, options=(), device="cpu", **more):
+        """This project's server, with a deadline that no request meets, however slow the machine."""
         port = free_port()
-        command = [str(binary), "--model", str(model), "--device", "cpu", "--host", "127.0.0.1", "--port", str(port),
+        command = [str(binary), "--model", str(model), "--device", device, "--host", "127.0.0.1", "--port", str(port),
                    "--deadline-ms", "900000", "--dtype", dtype, *options]
         return cls("ours", command, port, {"RAYON_NUM_THREADS": str(threads)}, **more)
 

@@ -55,11 +55,16 @@ def peer(key, args):
     if script == "ort_service.py":
         options = [*options, "--onnx", str(onnx_model(args, precision))]
         title += ", 7-bit weights" if precision == "int8" and args.reduce_range else ""
-    port, threads = free_port(), str(args.threads)
-    command = [sys.executable, str(HERE / script), str(args.model), "--port", str(port), "--threads", threads, *options]
+    return python_server(key, HERE / script, args.model, args.threads, options, title=title, precision=precision)
+
+
+def python_server(key, script, model, threads, options, **more):
+    """A peer's script as a server, with so many threads and no way to the internet."""
+    port, threads = free_port(), str(threads)
+    command = [sys.executable, str(script), str(model), "--port", str(port), "--threads", threads, *options]
     environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads,
                    "TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1"}
-    return System(key, command, port, environment, title=title, precision=precision)
+    return System(key, command, port, environment, **more)
 
 
 def onnx_model(args, precision):

@@ -5,6 +5,8 @@ mod api;
 mod cli;
 mod documents;
 mod formats;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod guards;
 mod hub;
 mod load;

@@ -11,8 +11,6 @@ use crate::{
 
 /// Tokens of a pair of usual size.
 const PAIR: usize = 128;
-/// Numbers to a side of the matrices whose product is the GPU's peak.
-const PEAK: usize = 8192;
 
 #[derive(Serialize)]
 struct Examination {
@@ -78,7 +76,7 @@ pub(crate) fn examine(
     } = checkpoint;
     let model = GpuXlmRoberta::new(config, weights, precision, ordinals[0])?;
     let kernels = cuda::checks(&model.gpu)?;
-    let peaks = cuda::peaks(&model.gpu, PEAK)?;
+    let peaks = cuda::peaks(&model.gpu)?;
     let batch_tokens = model.plan_batches(wanted.batch_tokens, wanted.max_length)?;
     let info = model.gpu.info();
     let examination = Examination {

@@ -15,36 +15,60 @@ pub struct Peaks {
     pub copy_gb_per_s: f64,
 }
 
-/// Measures both, in well under a second, with `size` numbers to a side of each matrix.
-pub fn peaks(gpu: &Gpu, size: usize) -> Result<Peaks> {
-    const RUNS: usize = 20;
-    let numbers: Vec<f16> = random(size * size).collect();
-    let (x, weight) = (gpu.upload(&numbers)?, gpu.upload(&numbers)?);
-    let mut out = gpu.room::<f16>(size * size)?;
-    let factor = Factor {
-        weight: weight.as_view(),
-        outputs: size,
-        inputs: size,
-    };
-    let gemm = best(gpu, RUNS, || {
-        gpu.multiply((&x.as_view(), size), &factor, None, &mut out.as_view_mut())
-    })?;
-    let (from, mut to) = (gpu.room::<f32>(64 << 20)?, gpu.room::<f32>(64 << 20)?);
-    let copy = best(gpu, RUNS, || gpu.copy(&from, &mut to))?;
+/// Sides of the matrices: the product grows until it fills the GPU for a millisecond.
+const SIDES: [usize; 4] = [1024, 2048, 4096, 8192];
+const LONG_ENOUGH: f64 = 1e-3;
+/// Numbers copied.
+const COPIED: usize = 64 << 20;
+
+/// Measures both, in well under a second.
+pub fn peaks(gpu: &Gpu) -> Result<Peaks> {
+    let mut gemm = 0.0;
+    for side in SIDES {
+        let seconds = product(gpu, side)?;
+        gemm = 2.0 * (side as f64).powi(3) / seconds / 1e9;
+        if seconds > LONG_ENOUGH {
+            break;
+        }
+    }
+    let (from, mut to) = (gpu.room::<f32>(COPIED)?, gpu.room::<f32>(COPIED)?);
+    let copy = best(gpu, || gpu.copy(&from, &mut to))?;
     Ok(Peaks {
-        gemm_f16_gflop_per_s: 2.0 * (size as f64).powi(3) / gemm / 1e9,
-        copy_gb_per_s: 2.0 * 4.0 * from.len() as f64 / copy / 1e9,
+        gemm_f16_gflop_per_s: gemm,
+        copy_gb_per_s: 2.0 * 4.0 * COPIED as f64 / copy / 1e9,
     })
 }
 
-/// The least seconds of so many runs, after one that does not count.
-fn best(gpu: &Gpu, runs: usize, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
-    work()?;
-    let mut least = f64::INFINITY;
-    for _ in 0..runs {
+fn product(gpu: &Gpu, side: usize) -> Result<f64> {
+    let numbers: Vec<f16> = random(side * side).collect();
+    let (x, weight) = (gpu.upload(&numbers)?, gpu.upload(&numbers)?);
+    let mut out = gpu.room::<f16>(side * side)?;
+    let factor = Factor {
+        weight: weight.as_view(),
+        outputs: side,
+        inputs: side,
+    };
+    best(gpu, || {
+        gpu.multiply((&x.as_view(), side), &factor, None, &mut out.as_view_mut())
+    })
+}
+
+/// The least seconds of several runs, after one that does not count: 20, or as many as a quarter of a second has room for.
+fn best(gpu: &Gpu, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut timed = || {
         let first = gpu.mark()?;
         work()?;
-        least = least.min(gpu.seconds(&first, &gpu.mark()?)?);
+        gpu.seconds(&first, &gpu.mark()?)
+    };
+    timed()?;
+    let (mut least, mut sum) = (f64::INFINITY, 0.0);
+    for _ in 0..20 {
+        let seconds = timed()?;
+        least = least.min(seconds);
+        sum += seconds;
+        if sum > 0.25 {
+            break;
+        }
     }
     Ok(least)
 }
