@@ -335,3 +335,40 @@ pub fn peaks() -> serde_json::Value {
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(lengths: &[usize]) -> Batch {
+        let sequences: Vec<Vec<u32>> = lengths.iter().map(|&n| vec![7; n]).collect();
+        Batch::pack(sequences.iter().map(Vec::as_slice))
+    }
+
+    #[test]
+    fn halves_are_whole_sequences_in_order_and_neither_is_empty() {
+        for lengths in [
+            &[1, 1][..],
+            &[100, 1, 1],
+            &[1, 1, 100],
+            &[3, 3, 3],
+            &[5, 80, 2, 9, 40],
+        ] {
+            let (first, second) = batch(lengths).halves();
+            let both: Vec<usize> = first
+                .sequences()
+                .chain(second.sequences())
+                .map(<[u32]>::len)
+                .collect();
+            assert_eq!(both, lengths);
+            assert!(!first.is_empty() && !second.is_empty(), "{lengths:?}");
+        }
+        assert_eq!(batch(&[4; 8]).halves().0.len(), 4);
+    }
+
+    #[test]
+    fn positions_pass_over_padding() {
+        let ids = Batch::pack([[0, 7, 1, 8, 2].as_slice(), &[0, 2]]);
+        assert_eq!(ids.position_ids(1), [2, 3, 1, 4, 5, 2, 3]);
+    }
+}

@@ -137,8 +137,8 @@ impl GpuXlmRoberta {
         ordinal: usize,
     ) -> Result<Self> {
         ensure!(
-            config.hidden <= cuda::WIDEST && config.hidden.is_multiple_of(4),
-            "the GPU's kernels are for hidden sizes up to {}, but `hidden_size` in config.json is {}",
+            config.hidden <= cuda::WIDEST && config.hidden.is_multiple_of(8),
+            "the GPU's kernels are for hidden sizes up to {} in steps of 8, but `hidden_size` in config.json is {}",
             cuda::WIDEST,
             config.hidden
         );

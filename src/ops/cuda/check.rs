@@ -16,7 +16,7 @@ use serde::Serialize;
 use self::{
     attention::{attention, first_attention, overflow},
     products::{multiply, narrow},
-    rows::{add_norm, embed, gather, gelu, head},
+    rows::{add_norm, embed, gather, gelu, gelu_of_infinity, head},
 };
 use super::{Buffer, Gpu, Number};
 
@@ -33,6 +33,24 @@ pub struct Check {
     pub limit: f64,
     /// Whether it is within.
     pub passed: bool,
+}
+
+impl Check {
+    /// That an overflow in the input shows in every number of the output.
+    fn nothing_finite(gpu: &Gpu, kernel: &str, shape: &str, found: &Buffer<f16>) -> Result<Self> {
+        let finite = gpu
+            .download(found)?
+            .iter()
+            .filter(|x| x.is_finite())
+            .count();
+        Ok(Self {
+            kernel: kernel.to_owned(),
+            shape: shape.to_owned(),
+            error: finite as f64,
+            limit: 0.0,
+            passed: finite == 0,
+        })
+    }
 }
 
 /// Rounding of results of each type.
@@ -71,6 +89,7 @@ pub fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
     }
     all.push(narrow(gpu, 1000)?);
     all.push(overflow(gpu)?);
+    all.push(gelu_of_infinity(gpu)?);
     Ok(all)
 }
 

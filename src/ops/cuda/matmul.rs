@@ -14,7 +14,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use cudarc::{
-    cublaslt::{result, sys},
+    cublaslt::{
+        result,
+        sys::{self, cublasLtMatmulDescAttributes_t as Attribute},
+    },
     driver::{CudaStream, DevicePtr as _, DevicePtrMut as _},
 };
 
@@ -43,7 +46,7 @@ struct Shape {
     inputs: usize,
     /// The names of the types that go in and come out.
     types: (&'static str, &'static str),
-    bias: bool,
+    biased: bool,
 }
 
 /// The descriptors of a shape, and the algorithm.
@@ -114,12 +117,7 @@ impl Gpu {
             outputs,
             inputs,
             types: (T::NAME, O::NAME),
-            bias: bias.is_some(),
-        };
-        let mut chosen = self.matmul.chosen.borrow_mut();
-        let chosen = match chosen.entry(shape) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(self.matmul.choose::<T, O>(shape)?),
+            biased: bias.is_some(),
         };
         let stream = &self.stream;
         let (one, zero) = (1f32, 0f32);
@@ -127,15 +125,21 @@ impl Gpu {
         let (x, _x_use) = x.device_ptr(stream);
         let (out, _out_use) = out.device_ptr_mut(stream);
         let (workspace, _workspace_use) = self.matmul.workspace.device_ptr(stream);
+        let bias = bias.map(|bias| bias.device_ptr(stream));
+        let bias = bias.as_ref().map(|(address, _use)| *address);
         stream.context().bind_to_thread()?;
+        let mut chosen = self.matmul.chosen.borrow_mut();
+        let chosen = match chosen.entry(shape) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(self.matmul.choose::<T, O>(shape, bias)?),
+        };
         // SAFETY: the descriptors describe matrices of the sizes checked above, row by row without gaps; scales are read during the
         // call; the workspace is as large as the preference said when the algorithm was chosen, and used by this stream alone.
         unsafe {
             if let Some(bias) = bias {
-                let (bias, _bias_use) = bias.device_ptr(stream);
                 set(
                     chosen.product,
-                    sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                    Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
                     &bias,
                 )?;
             }
@@ -175,10 +179,10 @@ impl Matmul {
         })
     }
 
-    fn choose<T: Number, O: Number>(&self, shape: Shape) -> Result<Chosen> {
+    /// What suits a shape, and a bias at this address or at one aligned like it.
+    fn choose<T: Number, O: Number>(&self, shape: Shape, bias: Option<u64>) -> Result<Chosen> {
         use sys::{
-            cublasLtEpilogue_t as Epilogue, cublasLtMatmulDescAttributes_t as Attribute,
-            cublasLtMatmulPreferenceAttributes_t as Preference,
+            cublasLtEpilogue_t as Epilogue, cublasLtMatmulPreferenceAttributes_t as Preference,
         };
         let Shape {
             rows,
@@ -214,11 +218,16 @@ impl Matmul {
                 Attribute::CUBLASLT_MATMUL_DESC_TRANSA,
                 &TRANSPOSED,
             )?;
-            if shape.bias {
+            if let Some(bias) = bias {
                 set(
                     chosen.product,
                     Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE,
                     &Epilogue::CUBLASLT_EPILOGUE_BIAS,
+                )?;
+                set(
+                    chosen.product,
+                    Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                    &bias,
                 )?;
             }
             result::set_matmul_pref_attribute(

@@ -1,6 +1,7 @@
 //! Embeddings, layer norm, GELU, the head.
 
 use anyhow::Result;
+use half::f16;
 
 use super::{Check, Numbers, compare, poisoned};
 use crate::ops::cuda::{Gpu, Norm, Number, Words};
@@ -101,6 +102,18 @@ pub(super) fn gelu<T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Result<Ch
         &x.on_gpu,
         &expected,
     )
+}
+
+/// Infinities are overflows, and must reach the logit.
+pub(super) fn gelu_of_infinity(gpu: &Gpu) -> Result<Check> {
+    let mut x = gpu.upload(&[
+        f16::INFINITY,
+        f16::NEG_INFINITY,
+        f16::NAN,
+        f16::NEG_INFINITY,
+    ])?;
+    gpu.gelu(&mut x.as_view_mut())?;
+    Check::nothing_finite(gpu, "GELU f16 of infinities", "1 x 4", &x)
 }
 
 /// The error function by its series and, where that cancels, its continued fraction (Abramowitz and Stegun 7.1.6 and 7.1.14).
