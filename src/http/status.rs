@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{App, error::ApiError};
-use crate::{metrics, rerank::ModelInfo};
+use crate::{metrics, ops::GpuInfo};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -35,35 +35,8 @@ pub(super) struct Health {
     model: String,
     /// Only where `device` is `cuda`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    gpus: Vec<Gpu>,
-}
-
-/// A GPU that computes.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Gpu {
-    /// Its number among those that the driver shows to this process.
-    ordinal: usize,
-    name: String,
-    memory_bytes: usize,
-    compute_capability: String,
-    /// The version of the NVIDIA driver, or `unknown`.
-    driver: String,
-    /// The newest version of CUDA that the driver knows.
-    cuda: String,
-}
-
-impl Gpu {
-    fn all(info: &ModelInfo) -> Vec<Self> {
-        let gpus = info.gpus.iter().map(|gpu| Self {
-            ordinal: gpu.ordinal,
-            name: gpu.name.clone(),
-            memory_bytes: gpu.memory,
-            compute_capability: gpu.compute_capability(),
-            driver: gpu.driver.clone(),
-            cuda: gpu.cuda_version(),
-        });
-        gpus.collect()
-    }
+    #[schema(value_type = Vec<Object>)]
+    gpus: Vec<GpuInfo>,
 }
 
 /// `GET /info`: the three keys of the old service, those of text-embeddings-inference (which Dify reads too), and
@@ -93,7 +66,8 @@ pub(super) struct Info {
     device: &'static str,
     /// Only where `device` is `cuda`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    gpus: Vec<Gpu>,
+    #[schema(value_type = Vec<Object>)]
+    gpus: Vec<GpuInfo>,
     dtype: &'static str,
     backend: &'static str,
     max_documents: usize,
@@ -154,7 +128,7 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>, 
         status: "healthy",
         device: info.device,
         model: info.id.clone(),
-        gpus: Gpu::all(info),
+        gpus: info.gpus.clone(),
     }))
 }
 
@@ -178,7 +152,7 @@ pub(super) async fn info(State(app): State<Arc<App>>) -> Result<Json<Info>, ApiE
         auto_truncate: true,
         tokenization_workers: rayon::current_num_threads(),
         device: info.device,
-        gpus: Gpu::all(info),
+        gpus: info.gpus.clone(),
         dtype: info.dtype,
         backend: info.backend,
         max_documents: app.settings.max_documents,

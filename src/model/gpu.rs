@@ -299,10 +299,10 @@ fn announce(gpu: &GpuInfo) {
     info!(
         gpu = gpu.ordinal,
         name = gpu.name,
-        memory_mb = gpu.memory / 1_000_000,
-        compute_capability = gpu.compute_capability(),
+        memory_mb = gpu.memory_bytes / 1_000_000,
+        compute_capability = gpu.compute_capability,
         driver = gpu.driver,
-        cuda = gpu.cuda_version(),
+        cuda = gpu.cuda,
         "computing on the GPU"
     );
 }

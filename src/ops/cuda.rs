@@ -38,7 +38,7 @@ pub use self::{
     peak::{Peaks, peaks},
 };
 use self::{images::OLDEST, kernels::Kernels, matmul::Matmul};
-use super::{GpuInfo, gpu_info::dotted};
+use super::GpuInfo;
 
 /// The oldest version of CUDA whose driver runs what is built with any CUDA 12, as the driver counts.
 const OLDEST_DRIVER: u32 = 12_000;
@@ -92,23 +92,33 @@ impl Gpu {
         let context = CudaContext::new(ordinal).map_err(|error| {
             anyhow::anyhow!("GPU {ordinal} cannot be used: {}", describe(error))
         })?;
-        let info = info(&context, ordinal)?;
+        let (capability, cuda) = (capability(&context)?, driver_version()?);
+        let info = GpuInfo {
+            ordinal,
+            name: context.name()?,
+            memory_bytes: context.total_mem()?,
+            compute_capability: dotted(capability, 10),
+            // Where the driver is a kernel module. Elsewhere its version is not known.
+            driver: fs::read_to_string("/sys/module/nvidia/version")
+                .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned()),
+            cuda: dotted(cuda / 10, 100),
+        };
         ensure!(
-            info.capability >= OLDEST,
+            capability >= OLDEST,
             "{} has compute capability {}, but {} or newer is needed",
             info.name,
-            dotted(info.capability, 10),
+            info.compute_capability,
             dotted(OLDEST, 10)
         );
         ensure!(
-            info.cuda >= OLDEST_DRIVER,
+            cuda >= OLDEST_DRIVER,
             "the NVIDIA driver is for CUDA {}, but one for CUDA 12.0 or newer is needed (525.60 or newer)",
-            dotted(info.cuda / 10, 100)
+            info.cuda
         );
         // SAFETY: everything is on one stream, which orders it; there is nothing that events would have to order.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream()?;
-        let module = images::load(&context, info.capability)?;
+        let module = images::load(&context, capability)?;
         Ok(Self {
             kernels: Kernels::load(&module)?,
             matmul: Matmul::new(&stream)?,
@@ -229,21 +239,23 @@ pub fn is_out_of_memory(error: &anyhow::Error) -> bool {
     })
 }
 
-fn info(context: &CudaContext, ordinal: usize) -> Result<GpuInfo> {
+/// The compute capability times ten: 75 is 7.5.
+fn capability(context: &CudaContext) -> Result<u32> {
     let (major, minor) = context.compute_capability()?;
-    let mut cuda = 0;
+    Ok(u32::try_from(10 * major + minor)?)
+}
+
+/// The newest CUDA that the driver knows, as it counts: 12020 is 12.2.
+fn driver_version() -> Result<u32> {
+    let mut version = 0;
     // SAFETY: it writes one integer.
-    unsafe { sys::cuDriverGetVersion(&raw mut cuda) }.result()?;
-    Ok(GpuInfo {
-        ordinal,
-        name: context.name()?,
-        memory: context.total_mem()?,
-        capability: u32::try_from(10 * major + minor)?,
-        cuda: u32::try_from(cuda)?,
-        // Where the driver is a kernel module. Elsewhere its version is not known.
-        driver: fs::read_to_string("/sys/module/nvidia/version")
-            .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned()),
-    })
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+    Ok(u32::try_from(version)?)
+}
+
+/// A version in one number as people write it.
+fn dotted(version: u32, base: u32) -> String {
+    format!("{}.{}", version / base, version % base)
 }
 
 fn describe(error: DriverError) -> String {

@@ -6,7 +6,10 @@ use serde::Serialize;
 use super::{GpuXlmRoberta, Precision, network::Trace, weight::Activations};
 use crate::{
     model::{Batch, Checkpoint, CrossEncoder as _, Wanted, device},
-    ops::cuda::{self, Check, Peaks},
+    ops::{
+        GpuInfo,
+        cuda::{self, Check, Peaks},
+    },
 };
 
 /// Tokens of a pair of usual size.
@@ -14,22 +17,12 @@ const PAIR: usize = 128;
 
 #[derive(Serialize)]
 struct Examination {
-    gpu: Gpu,
+    gpu: GpuInfo,
     kernels: Vec<Check>,
     peaks: Peaks,
     model: Model,
     layers: Layers,
     passed: bool,
-}
-
-#[derive(Serialize)]
-struct Gpu {
-    ordinal: usize,
-    name: String,
-    memory_bytes: usize,
-    compute_capability: String,
-    driver: String,
-    cuda: String,
 }
 
 #[derive(Serialize)]
@@ -80,14 +73,7 @@ pub(crate) fn examine(
     let batch_tokens = model.plan_batches(wanted.batch_tokens, wanted.max_length)?;
     let info = model.gpu.info();
     let examination = Examination {
-        gpu: Gpu {
-            ordinal: info.ordinal,
-            name: info.name.clone(),
-            memory_bytes: info.memory,
-            compute_capability: info.compute_capability(),
-            driver: info.driver.clone(),
-            cuda: info.cuda_version(),
-        },
+        gpu: info.clone(),
         passed: kernels.iter().all(|check| check.passed),
         kernels,
         peaks,
@@ -98,7 +84,7 @@ pub(crate) fn examine(
         model: Model {
             dtype,
             batch_tokens,
-            memory_used_bytes: info.memory - model.gpu.free_memory()?,
+            memory_used_bytes: info.memory_bytes - model.gpu.free_memory()?,
         },
     };
     let passed = examination.passed;
