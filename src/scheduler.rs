@@ -66,7 +66,7 @@ struct Shared {
     settings: Settings,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
-    /// Something was pushed, finished or closed.
+    /// Something was pushed, taken, finished or closed.
     changed: Condvar,
 }
 
@@ -276,7 +276,11 @@ impl Shared {
             }
         }
         state.in_flight[worker] += 1;
-        Some(state.queue.next_batch())
+        let entries = state.queue.next_batch();
+        drop(state);
+        // Who waits until every worker is busy before packing ahead (`may_take`) may now be right to.
+        self.changed.notify_all();
+        Some(entries)
     }
 
     fn wait<'a>(

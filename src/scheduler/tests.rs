@@ -7,6 +7,9 @@ use anyhow::bail;
 
 use super::*;
 
+/// Nothing here takes this long; what does has failed.
+const LONG: Duration = Duration::from_secs(30);
+
 /// A model the test drives: each batch is announced, then waits until the test says what becomes of it.
 struct Scripted {
     seen: Sender<Vec<Vec<u32>>>,
@@ -86,21 +89,31 @@ impl Bench {
         tokio::spawn(async move { scheduler.score(pairs).await })
     }
 
-    /// Waits until so many pairs are in the queue.
     async fn queued(&self, pairs: usize) {
-        while self.scheduler.queued_pairs() != pairs {
-            tokio::task::yield_now().await;
-        }
+        queued(&self.scheduler, pairs).await;
     }
 
     fn next_batch(&self) -> Vec<Vec<u32>> {
-        self.seen
-            .recv_timeout(Duration::from_secs(30))
-            .expect("a batch starts")
+        self.seen.recv_timeout(LONG).expect("a batch starts")
     }
 
     fn let_it(&self, outcome: Outcome) {
         self.outcomes.send(outcome).unwrap();
+    }
+}
+
+/// Waits until so many pairs are in the queue.
+async fn queued(scheduler: &Scheduler, pairs: usize) {
+    let reached = async {
+        while scheduler.queued_pairs() != pairs {
+            tokio::task::yield_now().await;
+        }
+    };
+    if tokio::time::timeout(LONG, reached).await.is_err() {
+        panic!(
+            "{} pairs in the queue, never {pairs}",
+            scheduler.queued_pairs()
+        );
     }
 }
 
@@ -290,7 +303,6 @@ fn pair_of_workers(batch_tokens: usize) -> (Arc<Scheduler>, [Script; 2]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_share_the_queue_and_none_idles_while_another_hoards() {
-    const LONG: Duration = Duration::from_secs(30);
     let (scheduler, workers) = pair_of_workers(4);
     let answer = tokio::spawn({
         let scheduler = Arc::clone(&scheduler);
@@ -300,9 +312,7 @@ async fn workers_share_the_queue_and_none_idles_while_another_hoards() {
     for (seen, _) in &workers {
         assert_eq!(seen.recv_timeout(LONG).unwrap(), [vec![1; 4]]);
     }
-    while scheduler.queued_pairs() != 2 {
-        tokio::task::yield_now().await;
-    }
+    queued(&scheduler, 2).await;
     for (_, outcomes) in &workers {
         for _ in 0..6 {
             let _ = outcomes.send(Outcome::Sum);
@@ -320,7 +330,7 @@ async fn a_batch_that_fails_on_one_worker_leaves_the_other_alone() {
     };
     let (one, other) = (submit(), submit());
     for (seen, _) in &workers {
-        seen.recv_timeout(Duration::from_secs(30)).unwrap();
+        seen.recv_timeout(LONG).unwrap();
     }
     workers[0].1.send(Outcome::Panic).unwrap();
     workers[1].1.send(Outcome::Sum).unwrap();
