@@ -109,12 +109,11 @@ async fn queued(scheduler: &Scheduler, pairs: usize) {
             tokio::task::yield_now().await;
         }
     };
-    if tokio::time::timeout(LONG, reached).await.is_err() {
-        panic!(
-            "{} pairs in the queue, never {pairs}",
-            scheduler.queued_pairs()
-        );
-    }
+    assert!(
+        tokio::time::timeout(LONG, reached).await.is_ok(),
+        "{} pairs in the queue, never {pairs}",
+        scheduler.queued_pairs()
+    );
 }
 
 fn logits(answer: std::result::Result<Result<Scored>, tokio::task::JoinError>) -> Vec<f32> {
