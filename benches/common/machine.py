@@ -62,8 +62,8 @@ def write(directory, name, result, page):
     """Writes a result, which holds its date, as JSON and as a page."""
     directory.mkdir(parents=True, exist_ok=True)
     stem = directory / f"{result['date']}-{name}"
-    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(page)
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    stem.with_suffix(".md").write_text(page, "utf-8")
 
 
 def save(directory, name, result, page):

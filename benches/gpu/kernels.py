@@ -21,14 +21,14 @@ def kernels(setup):
     return found
 
 
-def work(config, rows, sequences):
-    """GFLOP and the fewest gigabytes of each part of a layer that computes so many rows, by the names of the trace.
+def work(config, lengths):
+    """GFLOP and the fewest gigabytes of each part of a layer over sequences of these lengths, by the names of the trace.
 
     Activations are f16 but for what the products leave for the residual stream, which is f32; weights are f16. Every
     number is read and written once, so that a rate above the copy's means that a cache helped.
     """
     h, f = config["hidden_size"], config["intermediate_size"]
-    length = rows / sequences
+    rows = sum(lengths)
 
     def product(inputs, outputs, size_out):
         return 2 * rows * inputs * outputs, 2 * rows * inputs + 2 * inputs * outputs + size_out * rows * outputs
@@ -37,7 +37,7 @@ def work(config, rows, sequences):
     parts = {
         "embeddings": (0, rows * h * (2 + 4 + 2)),
         "qkv": product(h, 3 * h, 2),
-        "attention": (4 * h * length * rows, rows * h * (3 * 2 + 2)),
+        "attention": (4 * h * sum(n * n for n in lengths), rows * h * (3 * 2 + 2)),
         "attention output": product(h, h, 4),
         "attention norm": norm,
         "up": product(h, f, 2),
@@ -51,10 +51,11 @@ def work(config, rows, sequences):
 def rates(part, config, found):
     """Of all launches of a part; the last layer computes the rows of `<s>` only. Nothing for names that are new here."""
     layers = found["layers"]
-    full = work(config, layers["tokens"], layers["sequences"]).get(part["name"])
+    sequences = layers["sequences"]
+    full = work(config, [layers["tokens"] / sequences] * sequences).get(part["name"])
     if full is None or not part["seconds"]:
         return {}
-    last = work(config, layers["sequences"], layers["sequences"])[part["name"]]
+    last = work(config, [1] * sequences)[part["name"]]
     gflop, gigabytes = ((part["launches"] - 1) * whole + few for whole, few in zip(full, last))
     if part["name"] in ("embeddings", "qkv", "attention"):  # these have no launch for `<s>` alone
         gflop, gigabytes = (part["launches"] * whole for whole in full)
