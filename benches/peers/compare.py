@@ -193,6 +193,14 @@ def per_set(running, requests, runs):
     return rows
 
 
+def chosen(args):
+    """The requests of the sets that are asked for."""
+    requests = [r for r in read_requests(args.requests, args.model) if not args.sets or r["set"] in args.sets]
+    if not requests:
+        raise SystemExit(f"{args.requests.name} has no set {', '.join(args.sets)}")
+    return requests
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="e.g. from make_checkpoint.py")
@@ -202,6 +210,7 @@ def arguments():
     parser.add_argument("--reduce-range", action="store_true", help="ONNX Runtime int8 with weights of 7 bits")
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/reranker")
     parser.add_argument("--requests", type=Path, default=HERE / "requests_20.json")
+    parser.add_argument("--sets", nargs="+", metavar="SET", help="of the requests' sets these only, as 20 50")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tolerance", type=float, default=1e-4, help="in the logit, in f32")
@@ -222,7 +231,7 @@ def main():
     for number in (signal.SIGTERM, signal.SIGINT):  # in the background a shell has SIGINT ignored
         signal.signal(number, lambda *_: sys.exit("stopped"))
     args = arguments()
-    requests, weights, source = read_requests(args.requests, args.model), weight_bytes(args.model), provenance(args.binary)
+    requests, weights, source = chosen(args), weight_bytes(args.model), provenance(args.binary)
     if source["binary_older_than_sources"]:
         print(f"warning: {args.binary.name} is older than the sources; cargo build --release", file=sys.stderr)
     running = [ours(args), *(peer(key, args) for key in args.peers)]
