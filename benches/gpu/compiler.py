@@ -5,7 +5,6 @@
 Compiles them as build.rs does, by the NVRTC that scripts/cuda-toolkit.sh fetches. No GPU, no packages.
 """
 import ctypes
-import os
 import re
 import sys
 from pathlib import Path
@@ -19,8 +18,7 @@ ENTRY = re.compile(
 
 
 def nvrtc():
-    folder = Path(os.environ.get("CUDA_PATH", ROOT / "target/cuda-12.2"))
-    library = folder / "lib64/libnvrtc.so.12"
+    library = ROOT / "target/cuda-12.2/lib64/libnvrtc.so.12"
     if not library.exists():
         raise SystemExit(f"{library} is not there: bash scripts/cuda-toolkit.sh fetches it")
     return ctypes.CDLL(str(library))
