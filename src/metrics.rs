@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector, exponential_buckets,
+    CounterVec, Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector, exponential_buckets,
 };
 
 use crate::model::Batch;
@@ -39,6 +39,7 @@ pub struct Metrics {
     pub redone_batches: IntCounter,
     info: IntGaugeVec,
     batch_seconds: Histogram,
+    operation_seconds: CounterVec,
     batch_tokens: Histogram,
     batch_pairs: Histogram,
     tokens: IntCounter,
@@ -99,6 +100,14 @@ impl Metrics {
                 "Time the model took for a batch.",
                 seconds(),
             ),
+            operation_seconds: CounterVec::new(
+                opts(
+                    "operation_seconds_total",
+                    "Time of batches on the CPU by kind of operation.",
+                ),
+                &["operation"],
+            )
+            .expect("the name is valid"),
             batch_tokens: histogram("batch_tokens", "Tokens of a batch.", buckets(16.0, 2.0, 12)),
             batch_pairs: histogram("batch_pairs", "Pairs of a batch.", buckets(1.0, 2.0, 11)),
             tokens: counter("tokens_total", "Tokens computed, without padding."),
@@ -110,7 +119,7 @@ impl Metrics {
     }
 
     fn register_all(&self) {
-        let collectors: [Box<dyn Collector>; 16] = [
+        let collectors: [Box<dyn Collector>; 17] = [
             Box::new(self.requests.clone()),
             Box::new(self.request_seconds.clone()),
             Box::new(self.stage_seconds.clone()),
@@ -123,6 +132,7 @@ impl Metrics {
             Box::new(self.redone_batches.clone()),
             Box::new(self.info.clone()),
             Box::new(self.batch_seconds.clone()),
+            Box::new(self.operation_seconds.clone()),
             Box::new(self.batch_tokens.clone()),
             Box::new(self.batch_pairs.clone()),
             Box::new(self.tokens.clone()),
@@ -156,6 +166,13 @@ impl Metrics {
         self.batch_pairs.observe(batch.len() as f64);
         self.tokens.inc_by(tokens as u64);
         self.padding_tokens.inc_by(padding as u64);
+    }
+
+    /// Notes the time that one kind of operation took of a batch.
+    pub fn observe_operation(&self, operation: &str, took: Duration) {
+        self.operation_seconds
+            .with_label_values(&[operation])
+            .inc_by(took.as_secs_f64());
     }
 
     /// The text that Prometheus reads.

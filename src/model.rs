@@ -28,7 +28,7 @@ use self::{
 };
 use crate::{
     config::Device,
-    ops::{self, GpuInfo, Precision},
+    ops::{self, GpuInfo, Precision, Spent},
 };
 
 #[cfg(not(feature = "cuda"))]
@@ -51,6 +51,11 @@ pub trait CrossEncoder: Send {
     /// How many batches so far left the range of fast arithmetic and were computed again in another.
     fn batches_redone(&self) -> u64 {
         0
+    }
+
+    /// The time that operations have taken on this thread since this was asked last; none where they are not told apart.
+    fn take_spent(&self) -> Option<Spent> {
+        None
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod aligned;
 mod attention;
+mod clock;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod disjoint;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
 
+pub use clock::{Operation, Spent, take_spent};
 pub use gpu_info::GpuInfo;
 pub use peak::{Peak, peak};
 
@@ -83,7 +85,7 @@ impl Linear {
 
     /// Writes the projection of `x [rows, inputs]` to `out [rows, outputs]`.
     pub fn forward(&self, x: &Tensor, out: &Tensor) -> Result<()> {
-        out.inplace_op2(x, self)
+        clock::time(Operation::Projection, || out.inplace_op2(x, self))
     }
 }
 
@@ -131,7 +133,10 @@ pub struct Norm {
 
 /// `layer_norm(x + residual)` in place of `x`: both are `[rows, width]`.
 pub fn residual_layer_norm(x: &Tensor, residual: &Tensor, norm: &Norm) -> Result<()> {
-    x.inplace_op3(residual, &norm.parameters, &ResidualLayerNorm(norm.eps))
+    let op = ResidualLayerNorm(norm.eps);
+    clock::time(Operation::Norm, || {
+        x.inplace_op3(residual, &norm.parameters, &op)
+    })
 }
 
 /// Where each sequence of a packed batch begins: `n + 1` row offsets, from 0 to the total.
@@ -155,7 +160,9 @@ pub fn attention(
         heads,
         tile: matmul::tile::for_attention(precision),
     };
-    out.inplace_op3(queries, keys_values, &op)
+    clock::time(Operation::Attention, || {
+        out.inplace_op3(queries, keys_values, &op)
+    })
 }
 
 struct ResidualLayerNorm(f32);

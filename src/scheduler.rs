@@ -314,6 +314,9 @@ impl Shared {
                 .inc_by(model.batches_redone() - redone);
             self.metrics
                 .observe_batch(&batch, model.padding(&batch), started.elapsed());
+            for (operation, took) in model.take_spent().into_iter().flatten() {
+                self.metrics.observe_operation(operation.name(), took);
+            }
             self.count_non_finite(&result);
             self.lock().finish(worker, &entries, result, started);
             self.changed.notify_all();

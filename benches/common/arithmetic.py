@@ -13,15 +13,15 @@ def lengths(tokenizer, body):
 
 
 def gflop(config, sequences):
-    """What the scores need, without padding: the last layer in full for `<s>` only."""
+    """What the scores need, without padding: the last layer in full for `<s>` only. Projections, and attention between them."""
     hidden, ffn, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     tokens = sum(sequences)
     rest_of_layer = 2 * (2 * hidden * hidden + 2 * hidden * ffn)  # queries, output, feed-forward; a row
     keys_values = 2 * 2 * hidden * hidden
-    attention = sum(4 * hidden * n * n for n in sequences)
-    full_layers = (layers - 1) * (tokens * (rest_of_layer + keys_values) + attention)
-    last_layer = tokens * keys_values + len(sequences) * rest_of_layer + 4 * hidden * tokens
-    return 1e-9 * (full_layers + last_layer + len(sequences) * 2 * hidden * hidden)
+    projections = ((layers - 1) * tokens * (rest_of_layer + keys_values)
+                   + tokens * keys_values + len(sequences) * rest_of_layer + len(sequences) * 2 * hidden * hidden)
+    attention = (layers - 1) * sum(4 * hidden * n * n for n in sequences) + 4 * hidden * tokens
+    return 1e-9 * projections, 1e-9 * attention
 
 
 def read_requests(path, model):
@@ -34,8 +34,9 @@ def read_requests(path, model):
     for request in requests:
         sequences = lengths(tokenizer, request["body"])
         request.setdefault("set", f"{len(sequences)}")
-        request.update(documents=len(sequences), tokens=sum(sequences),
-                       padded_tokens=len(sequences) * max(sequences), gflop=gflop(config, sequences))
+        projections, attention = gflop(config, sequences)
+        request.update(documents=len(sequences), tokens=sum(sequences), padded_tokens=len(sequences) * max(sequences),
+                       gflop=projections + attention, projection_gflop=projections)
     return requests
 
 

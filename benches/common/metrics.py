@@ -4,6 +4,7 @@ import urllib.error
 import urllib.request
 
 STAGES = ("parse", "tokenize", "queue", "compute")
+OPERATIONS = ("projection", "attention", "norm")
 DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # of `reranker_info`
 
 
@@ -49,6 +50,11 @@ class Change:
     def stages(self):
         """Mean seconds of each part of a request."""
         return {stage: self.mean("reranker_stage_seconds", f'{{stage="{stage}"}}') for stage in STAGES}
+
+    def operations(self):
+        """Seconds of the model by operation, and of the rest of its batches."""
+        spent = {name: self.of(f'reranker_operation_seconds_total{{operation="{name}"}}') for name in OPERATIONS}
+        return {**spent, "rest": self.of("reranker_batch_seconds_sum") - sum(spent.values())}
 
 
 def percentile(values, share):

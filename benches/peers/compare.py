@@ -86,12 +86,15 @@ def run(running, requests, args, weights):
             agreement = compare_scores(running, requests, args, logs)
             for key, values in agreement.items():
                 print(f"{key}: {values}", flush=True)
+            before = metrics.scrape(running[0].url)
             runs, peaks = measure(running, requests, args)
+            operations = metrics.Change(before, metrics.scrape(running[0].url)).operations()
             memory = {s.key: {"after_load": after_load[s.key], "at_end": s.peak_memory()} for s in running}
         finally:
             for system in running:
                 system.stop()
-    return {"dtype_said": said, "agreement": agreement, "memory": memory, "peaks": peaks, "runs": runs}
+    return {"dtype_said": said, "agreement": agreement, "memory": memory, "operations": operations, "peaks": peaks,
+            "runs": runs}
 
 
 def machine_peaks(args):
@@ -161,7 +164,17 @@ def summarise(running, requests, measured, weights, threads):
             "peaks": {dtype: peak_of(peaks, dtype) and {"gflop_per_s": peak_of(peaks, dtype),
                                                         "instructions": peaks[0][dtype].get("instructions")}
                       for dtype in dict.fromkeys(["f32", *(s.precision for s in running)])},
-            "gemm_gflop_per_s": statistics.median(p["gemm"]["median"] for p in peaks)}
+            "gemm_gflop_per_s": statistics.median(p["gemm"]["median"] for p in peaks),
+            "operations": operations(measured, requests, peak_of(peaks, running[0].precision))}
+
+
+def operations(measured, requests, peak):
+    """What the time of this service's batches went to, and how fast its projections were meanwhile."""
+    seconds = measured["operations"]
+    rounds = sum(run["system"] == "ours" for run in measured["runs"]) / len(requests)
+    rate = rounds * sum(r["projection_gflop"] for r in requests) / seconds["projection"]
+    shares = {name: spent / sum(seconds.values()) for name, spent in seconds.items()}
+    return {"shares": shares, "projection_gflop_per_s": rate, "projection_share_of_peak": peak and rate / peak}
 
 
 def ratios(running, rows, runs):

@@ -12,7 +12,7 @@ use half::{f16, slice::HalfFloatSliceExt as _};
 use rayon::prelude::*;
 
 use super::{Batch, CrossEncoder, ModelConfig, names, weights::Weights};
-use crate::ops::{self, Activation, Linear, Norm, Offsets, Precision};
+use crate::ops::{self, Activation, Linear, Norm, Offsets, Precision, Spent};
 
 /// The network. Weights are kept as the precision says; all between the projections is f32.
 pub(super) struct XlmRoberta {
@@ -108,6 +108,10 @@ impl CrossEncoder for XlmRoberta {
 
     fn padding(&self, batch: &Batch) -> usize {
         ops::linear_padding(batch.input_ids.len(), self.precision)
+    }
+
+    fn take_spent(&self) -> Option<Spent> {
+        Some(ops::take_spent())
     }
 }
 

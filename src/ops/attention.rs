@@ -1,13 +1,14 @@
 //! Variable-length attention on the CPU: per sequence and head, two small matrix products around a softmax.
 //!
-//! Both products are computed **transposed**, keys down and queries across: the tile of scores `[key][query]` that the first
-//! leaves is just the right panel that the second reads, and the softmax over keys is one lane per query, without
-//! a sum across a vector. Scores are there for one panel of queries at a time, so scratch is `columns · length` however many
-//! queries there are. candle-nn's `flash_attn_varlen_cpu`, a row at a time, is the slow reference of the tests.
+//! The scores are computed **transposed**, keys down and queries across: the softmax over keys is one lane per query then, without a
+//! sum across a vector, and its result lies as the left operand of the second product, a query to a row. Scores are there for one
+//! panel of queries at a time, so scratch is `columns · length` however many queries there are. candle-nn's
+//! `flash_attn_varlen_cpu`, a row at a time, is the slow reference of the tests.
 
 use std::{cell::RefCell, ops::Range};
 
 use candle_core::{CpuStorage, InplaceOp3, Layout, Result, bail};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
@@ -16,9 +17,10 @@ use super::{
     contiguous_mut,
     disjoint::Disjoint,
     matmul::{
-        rows::{Activations, Encoder, Form, nearest_bf16, pair_bf16},
+        rows::{Activations, Encoder, Form, pair_bf16},
         tile::{Numbers, Tile},
     },
+    simd,
     softmax::softmax,
 };
 
@@ -113,17 +115,15 @@ struct Scratch {
     encoder: Encoder,
     /// Left panels, a key to a row.
     keys: Aligned<u32>,
-    /// Left panels, a dimension of the head to a row.
+    /// Right panels, a dimension of the head to a column.
     values: Aligned<u32>,
     /// A right panel, a query to a column.
     queries: Aligned<u32>,
     /// `[key][query]`: scores, then their exponentials.
     scores: Aligned<u32>,
-    /// The same as a right panel, where that is something else.
-    weights: Aligned<u32>,
     /// Per query, of the exponentials.
     sums: Aligned<f32>,
-    /// `[dimension][query]`.
+    /// Tiles of the result, `[rows of queries][panel of dimensions]`.
     context: Aligned<u32>,
 }
 
@@ -190,10 +190,16 @@ impl Attention {
             keys,
         );
         let value_columns = q.width + columns.start..q.width + columns.end;
+        let steps_of_values = length.div_ceil(depth);
         let values = scratch
             .values
-            .scratch(d.next_multiple_of(tile.rows) * length.div_ceil(depth));
-        lay_out_values(kv.part(rows, value_columns), length, tile, values);
+            .scratch(d.next_multiple_of(tile.columns) * steps_of_values);
+        simd::run(LayOutValues {
+            values: kv.part(rows, value_columns),
+            steps: steps_of_values,
+            tile,
+            out: values,
+        });
 
         let query_rows = self.query_offsets[task.sequence]..self.query_offsets[task.sequence + 1];
         for first in query_rows.clone().step_by(tile.columns) {
@@ -201,24 +207,39 @@ impl Attention {
             let queries = scratch.queries.scratch(tile.columns * steps);
             let rows = q.part(some.clone(), columns.clone());
             scratch.encoder.lay_out(rows, form, tile.columns, queries);
-            let scores = scratch.scores.scratch(padded * tile.columns);
-            multiply(tile, keys, queries, scores);
-            let scores = &mut scores[..length * tile.columns];
+            // The last rows of queries may stick out by some words.
+            let scores = scratch.scores.scratch(padded * tile.columns + tile.rows);
+            for (keys, scores) in keys
+                .chunks_exact(steps * tile.rows)
+                .zip(scores.chunks_exact_mut(tile.rows * tile.columns))
+            {
+                tile.run((keys, tile.rows), queries, scores, false);
+            }
             let sums = scratch.sums.scratch(tile.columns);
-            softmax(scores, sums, 1.0 / (d as f32).sqrt());
-            let weights = match tile.numbers {
-                Numbers::Bf16 => {
-                    let out = scratch.weights.scratch(length.div_ceil(2) * tile.columns);
-                    pair_bf16(scores, |&bits| f32::from_bits(bits), out);
-                    out
+            softmax(
+                &mut scores[..length * tile.columns],
+                sums,
+                1.0 / (d as f32).sqrt(),
+                tile.numbers,
+            );
+            let tiles = some.len().div_ceil(tile.rows) * d.div_ceil(tile.columns);
+            let context = scratch.context.scratch(tiles * tile.rows * tile.columns);
+            let mut places = context.chunks_exact_mut(tile.rows * tile.columns);
+            for query in (0..some.len()).step_by(tile.rows) {
+                let weights = (&scores[query..], tile.columns);
+                let panels = values.chunks_exact(steps_of_values * tile.columns);
+                for (values, place) in panels.zip(&mut places) {
+                    tile.run(weights, values, place, false);
                 }
-                _ => scores,
-            };
-            let context = scratch
-                .context
-                .scratch(d.next_multiple_of(tile.rows) * tile.columns);
-            multiply(tile, values, weights, context);
-            write(out, some, columns.clone(), context, sums);
+            }
+            simd::run(Write {
+                context,
+                tile,
+                sums,
+                rows: some,
+                columns: columns.clone(),
+                out,
+            });
         }
     }
 }
@@ -230,60 +251,75 @@ fn form(tile: &Tile) -> Form<'static> {
     })
 }
 
-/// Values, a row per key, as left panels with a dimension to a row: `[panel][step][dimension]`. Rows of the last panel beyond
-/// `d` are left as they were; what they give is not read.
-fn lay_out_values<'a>(
-    values: impl Iterator<Item = &'a [f32]>,
-    length: usize,
-    tile: &Tile,
-    out: &mut [u32],
-) {
-    let depth = tile.numbers.depth();
-    let steps = length.div_ceil(depth);
-    for (key, row) in values.enumerate() {
-        for (panel, row) in row.chunks(tile.rows).enumerate() {
-            let places = &mut out[(panel * steps + key % steps) * tile.rows..];
-            for (place, &x) in places.iter_mut().zip(row) {
-                *place = match (depth, key / steps) {
-                    (1, _) => x.to_bits(),
-                    (_, 0) => nearest_bf16(x) >> 16,
-                    _ => *place | nearest_bf16(x),
-                };
+/// Values, a row per key, as right panels with a dimension to a column: `[panel][step][dimension]`. Columns of the last panel beyond
+/// the head's size are left as they were; what they give is not read.
+struct LayOutValues<'a, V> {
+    values: V,
+    steps: usize,
+    tile: &'a Tile,
+    out: &'a mut [u32],
+}
+
+impl<'b, V: Iterator<Item = &'b [f32]> + Clone> WithSimd for LayOutValues<'_, V> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let columns = self.tile.columns;
+        let mut high = self.values.clone().skip(self.steps);
+        for (step, low) in self.values.take(self.steps).enumerate() {
+            let high = high.next().unwrap_or_default();
+            for (panel, low) in low.chunks(columns).enumerate() {
+                let words = &mut self.out[(panel * self.steps + step) * columns..][..low.len()];
+                match self.tile.numbers {
+                    Numbers::Bf16 => {
+                        let high = high.chunks(columns).nth(panel).unwrap_or_default();
+                        pair_bf16(low, high, words);
+                    }
+                    _ => {
+                        for (word, x) in words.iter_mut().zip(low) {
+                            *word = x.to_bits();
+                        }
+                    }
+                }
             }
         }
     }
 }
 
-/// `acc [rows][columns] = lhs · rhs`, for all panels of `lhs` and one of `rhs`.
-fn multiply(tile: &Tile, lhs: &[u32], rhs: &[u32], acc: &mut [u32]) {
-    acc.fill(0);
-    let steps = rhs.len() / tile.columns;
-    for (lhs, acc) in lhs
-        .chunks_exact(steps * tile.rows)
-        .zip(acc.chunks_exact_mut(tile.rows * tile.columns))
-    {
-        tile.run(lhs, rhs, acc);
-    }
-}
-
-/// `out[query] = context[..][query] / sum[query]`.
-#[expect(
-    unsafe_code,
-    reason = "shared between tasks that write to disjoint places"
-)]
-fn write(
-    out: &Disjoint<'_>,
+/// `out[query] = context[query] / sums[query]`.
+struct Write<'a> {
+    /// Tiles, `[rows of queries][panel of dimensions]`.
+    context: &'a [u32],
+    tile: &'a Tile,
+    sums: &'a [f32],
     rows: Range<usize>,
     columns: Range<usize>,
-    context: &[u32],
-    sums: &[f32],
-) {
-    for ((i, row), sum) in rows.enumerate().zip(sums) {
-        let inverse = 1.0 / sum;
-        // SAFETY: a task alone writes the columns of its head in the rows of its sequence, one row after another.
-        let out = unsafe { out.part(row, columns.clone()) };
-        for (out, context) in out.iter_mut().zip(context.chunks_exact(sums.len())) {
-            *out = f32::from_bits(context[i]) * inverse;
+    out: &'a Disjoint<'a>,
+}
+
+impl WithSimd for Write<'_> {
+    type Output = ();
+
+    #[expect(
+        unsafe_code,
+        reason = "shared between tasks that write to disjoint places"
+    )]
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Tile { rows, columns, .. } = *self.tile;
+        let panels = self.columns.len().div_ceil(columns);
+        for ((i, row), sum) in self.rows.enumerate().zip(self.sums) {
+            let inverse = 1.0 / sum;
+            // SAFETY: a task alone writes the columns of its head in the rows of its sequence, one row after another.
+            let out = unsafe { self.out.part(row, self.columns.clone()) };
+            for (panel, out) in out.chunks_mut(columns).enumerate() {
+                let tile = i / rows * panels + panel;
+                let context = &self.context[(tile * rows + i % rows) * columns..];
+                for (out, &x) in out.iter_mut().zip(context) {
+                    *out = f32::from_bits(x) * inverse;
+                }
+            }
         }
     }
 }

@@ -3,8 +3,8 @@
 //! `out [rows, outputs] = activation(x [rows, inputs] · weightᵀ + bias)`. Weights are laid out once, at load, as the
 //! micro-kernels ([`tile`]) read them. A product is cut into tasks of some rows and some outputs (all, where there are rows
 //! enough for every thread); each task lays out its rows, then goes through the weights in **blocks** that stay in the
-//! first-level cache while every one of its row panels passes by (Goto and van de Geijn 2008). Bias and activation
-//! are applied on the way out.
+//! second-level cache while every one of its row panels passes by (Goto and van de Geijn 2008). A tile of sums is finished, with
+//! bias and activation, as soon as it is complete: its outputs are on their way to memory while the next tile is computed.
 
 pub(super) mod int8;
 mod panels;
@@ -30,6 +30,8 @@ const TASK_ROWS: Range<usize> = 48..192;
 const TASK_WORDS: usize = 96 * 1024;
 /// Accumulators of one task: what it finishes at a time, again for the second-level cache.
 const TASK_SUMS: usize = 24 * 1024;
+/// Outputs that are finished side by side. Tiles have a multiple of them.
+const LANES: usize = 16;
 /// Tasks per thread, so that none waits long for the last.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -38,6 +40,7 @@ pub(super) struct Weight {
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     panels: Panels,
+    /// Followed by zeros for outputs that fill up the last panel.
     bias: Vec<f32>,
     /// What the inputs vary around, if it is known and of use. Its product with the weights is in the bias already.
     center: Vec<f32>,
@@ -63,10 +66,12 @@ impl Weight {
                 *bias += weight.iter().zip(&center).map(|(w, c)| w * c).sum::<f32>();
             }
         }
+        let panels = Panels::new(weight, inputs, precision);
+        bias.resize(panels.outputs(), 0.0);
         Self {
             inputs,
             outputs,
-            panels: Panels::new(weight, inputs, precision),
+            panels,
             bias,
             center,
         }
@@ -116,13 +121,16 @@ impl Grid {
     fn new(rows: usize, weight: &Panels) -> Self {
         let threads = rayon::current_num_threads();
         let most = (TASK_WORDS / weight.steps).clamp(TASK_ROWS.start, TASK_ROWS.end);
-        let shared_out = if threads == 1 {
-            rows
+        let least = if threads == 1 {
+            1
         } else {
-            rows.div_ceil(threads * TASKS_PER_THREAD)
+            threads * TASKS_PER_THREAD
         };
-        let rows_per_task = shared_out
-            .clamp(TASK_ROWS.start, most)
+        // As many for each thread.
+        let by_rows = rows.div_ceil(most).max(least).next_multiple_of(threads);
+        let rows_per_task = rows
+            .div_ceil(by_rows)
+            .max(TASK_ROWS.start)
             .next_multiple_of(weight.tile.rows);
         let by_rows = rows.div_ceil(rows_per_task);
         let by_panels = if threads == 1 {
@@ -165,7 +173,6 @@ struct Scratch {
     encoder: Encoder,
     block: Aligned<u32>,
     sums: Aligned<u32>,
-    row: Aligned<u32>,
 }
 
 /// Some rows times some panels of the weights.
@@ -191,103 +198,137 @@ impl Task<'_> {
             center: &self.weight.center,
         };
         let roundings = scratch.encoder.lay_out(x, form, tile.rows, lhs);
-        let sums_per_panel = padded_rows * tile.columns;
-        let at_once = (TASK_SUMS / sums_per_panel).max(1);
+        let tiles = padded_rows / tile.rows;
+        let tile_len = tile.rows * tile.columns;
+        let blocks = weight.blocks();
+        let last = blocks.len() - 1;
+        // Sums are kept from block to block; where there is one alone, the same tile serves all.
+        let (at_once, kept) = match last {
+            0 => (1, 1),
+            _ => ((TASK_SUMS / (tiles * tile_len)).max(1), tiles),
+        };
+        let sums = scratch.sums.scratch(at_once * kept * tile_len);
         for first in panels.clone().step_by(at_once) {
-            let some = first..(first + at_once).min(panels.end);
-            let sums = scratch.sums.scratch(some.len() * sums_per_panel);
-            sums.fill(0);
-            for steps in weight.blocks() {
-                for (panel, sums) in some.clone().zip(sums.chunks_exact_mut(sums_per_panel)) {
-                    let block = weight.block(&steps, panel, &mut scratch.block);
-                    let lhs_panels = lhs.chunks_exact(weight.steps * tile.rows);
-                    let count = lhs_panels.len();
-                    for (i, (lhs, sums)) in lhs_panels
-                        .zip(sums.chunks_exact_mut(tile.rows * tile.columns))
-                        .enumerate()
-                    {
-                        weight.prefetch_next(&steps, panel, (i, count));
-                        tile.run(
-                            &lhs[steps.start * tile.rows..steps.end * tile.rows],
-                            block,
-                            sums,
-                        );
+            for (n, steps) in blocks.clone().enumerate() {
+                for panel in first..(first + at_once).min(panels.end) {
+                    let rhs = weight.block(&steps, panel, &mut scratch.block);
+                    for (i, lhs) in lhs.chunks_exact(weight.steps * tile.rows).enumerate() {
+                        let place = (panel - first) * kept + i % kept;
+                        let sums = &mut sums[place * tile_len..][..tile_len];
+                        let lhs = &lhs[steps.start * tile.rows..steps.end * tile.rows];
+                        tile.run((lhs, tile.rows), rhs, sums, n > 0);
+                        if n == last {
+                            simd::run(Finish {
+                                task: self,
+                                panel,
+                                first_row: i * tile.rows,
+                                sums,
+                                roundings,
+                            });
+                        }
                     }
                 }
             }
-            simd::run(Finish {
-                task: self,
-                panels: some.clone(),
-                sums,
-                roundings,
-                row: scratch.row.scratch(some.len() * tile.columns),
-            });
         }
     }
 }
 
-/// Turns the sums of some panels into outputs.
+/// Turns the sums of a tile into outputs.
 struct Finish<'a> {
     task: &'a Task<'a>,
-    panels: Range<usize>,
-    /// `[panel][row][column]`.
+    panel: usize,
+    /// Of the tile, in the task.
+    first_row: usize,
+    /// `[row][column]`.
     sums: &'a [u32],
     roundings: &'a [Rounding],
-    /// Room for one row of them.
-    row: &'a mut [u32],
 }
 
 impl WithSimd for Finish<'_> {
     type Output = ();
 
-    /// Gathers a row at a time first: loops over a few hundred columns run at full speed, loops over a panel's do not.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        match self.task.activation {
+            Activation::None => self.finish(|x| x),
+            Activation::Gelu => self.finish(gelu::gelu),
+        }
+    }
+}
+
+impl Finish<'_> {
     #[expect(
         unsafe_code,
         reason = "shared between tasks that write to disjoint places"
     )]
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
+    fn finish(self, f: impl Fn(f32) -> f32) {
         let weight = self.task.weight;
-        let width = weight.panels.tile.columns;
-        let columns = self.panels.start * width..(self.panels.end * width).min(weight.outputs);
-        let bias = &weight.bias[columns.clone()];
-        let sums_per_panel = self.sums.len() / self.panels.len();
-        for row in 0..self.task.rows {
-            for (place, panel) in self
-                .row
-                .chunks_exact_mut(width)
-                .zip(self.sums.chunks_exact(sums_per_panel))
-            {
-                place.copy_from_slice(&panel[row * width..][..width]);
-            }
-            let sums = &mut self.row[..columns.len()];
-            if let Some(integers) = &weight.panels.integers {
-                let (scales, weight_sums) = (
-                    &integers.scales[columns.clone()],
-                    &integers.sums[columns.clone()],
-                );
-                int8::restore(sums, self.roundings[row], scales, weight_sums);
-            }
-            // SAFETY: tasks have different rows or different panels, and a task finishes each of its panels once.
+        let tile = weight.panels.tile;
+        let (start, vectors) = (self.panel * tile.columns, tile.columns / LANES);
+        let columns = start..(start + tile.columns).min(weight.outputs);
+        let bias = vectors_of(&weight.bias, start, tile.columns);
+        let integers = weight.panels.integers.as_ref().map(|integers| {
+            (
+                vectors_of(&integers.scales, start, tile.columns),
+                vectors_of(&integers.sums, start, tile.columns),
+            )
+        });
+        let rows = self.first_row..self.task.rows;
+        let sums = self.sums.as_chunks::<LANES>().0.chunks_exact(vectors);
+        for (row, sums) in rows.zip(sums) {
+            // SAFETY: tasks have different rows or different panels, and a task finishes each of its tiles once.
             let out = unsafe {
                 self.task
                     .out
                     .part(self.task.first_row + row, columns.clone())
             };
-            match self.task.activation {
-                Activation::None => add(sums, bias, out, |x| x),
-                Activation::Gelu => add(sums, bias, out, gelu::gelu),
+            let rounding = self.roundings[row];
+            let (whole, rest) = out.as_chunks_mut::<LANES>();
+            for (vector, out) in whole.iter_mut().enumerate() {
+                let integers = integers.map(|(scales, sums)| (&scales[vector], &sums[vector]));
+                *out = finish(&sums[vector], rounding, integers, &bias[vector], &f);
+            }
+            if !rest.is_empty() {
+                let vector = whole.len();
+                let integers = integers.map(|(scales, sums)| (&scales[vector], &sums[vector]));
+                let last = finish(&sums[vector], rounding, integers, &bias[vector], &f);
+                rest.copy_from_slice(&last[..rest.len()]);
             }
         }
     }
 }
 
-/// `out = f(sums + bias)`.
+/// `f(sums + bias)`, the sums restored if they are of integers.
 #[inline(always)]
-fn add(sums: &[u32], bias: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
-    for ((&sum, &bias), out) in sums.iter().zip(bias).zip(out) {
-        *out = f(f32::from_bits(sum) + bias);
+fn finish(
+    sums: &[u32; LANES],
+    rounding: Rounding,
+    integers: Option<(&[f32; LANES], &[i32; LANES])>,
+    bias: &[f32; LANES],
+    f: impl Fn(f32) -> f32,
+) -> [f32; LANES] {
+    let mut outputs = [0.0; LANES];
+    match integers {
+        None => {
+            for i in 0..LANES {
+                outputs[i] = f(f32::from_bits(sums[i]) + bias[i]);
+            }
+        }
+        Some((scales, weight_sums)) => {
+            for i in 0..LANES {
+                let weights = (scales[i], weight_sums[i]);
+                outputs[i] = f(int8::restore(sums[i], rounding, weights) + bias[i]);
+            }
+        }
     }
+    outputs
+}
+
+/// As many numbers as a panel has columns, side by side.
+#[inline(always)]
+fn vectors_of<T>(numbers: &[T], start: usize, columns: usize) -> &[[T; LANES]] {
+    numbers[start..start + columns].as_chunks().0
 }
 
 #[cfg(test)]
@@ -332,12 +373,17 @@ mod tests {
             Precision::Bf16 => matches!(tile.numbers, tile::Numbers::F32 | tile::Numbers::Bf16),
             Precision::Int8 => matches!(tile.numbers, tile::Numbers::Int8 | tile::Numbers::Int16),
         });
-        let weights = tiles.map(|tile| Weight {
-            inputs,
-            outputs: bias.len(),
-            panels: Panels::for_tile(weight, inputs, precision, tile),
-            bias: bias.to_vec(),
-            center: Vec::new(),
+        let weights = tiles.map(|tile| {
+            let panels = Panels::for_tile(weight, inputs, precision, tile);
+            let mut padded = bias.to_vec();
+            padded.resize(panels.outputs(), 0.0);
+            Weight {
+                inputs,
+                outputs: bias.len(),
+                panels,
+                bias: padded,
+                center: Vec::new(),
+            }
         });
         weights.collect()
     }

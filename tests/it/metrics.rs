@@ -79,6 +79,14 @@ fn requests_batches_and_refusals_are_counted() {
         after["reranker_tokens_total"],
         after["reranker_batch_tokens_sum"]
     );
+    let seconds = |name: &str| after[name].parse::<f64>().unwrap();
+    let operations = ["projection", "attention", "norm"].map(|operation| {
+        seconds(&format!(
+            r#"reranker_operation_seconds_total{{operation="{operation}"}}"#
+        ))
+    });
+    assert!(operations.iter().all(|&seconds| seconds > 0.0));
+    assert!(operations.iter().sum::<f64>() < seconds("reranker_batch_seconds_sum"));
     let padding: f64 = after["reranker_padding_tokens_total"].parse().unwrap();
     assert!(
         padding < 16.0,

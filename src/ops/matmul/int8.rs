@@ -12,12 +12,12 @@
 //! and needs no calibration. Where the input is the output of a layer norm, its shift is taken off first, and the shift's
 //! product with the weights added to the bias: some outliers are the same in every row, and those cost nothing then.
 
-use pulp::{Simd, WithSimd};
-
-use crate::ops::simd;
+use pulp::Simd;
 
 /// Channels that are mixed with one another, at most. Always a power of two that divides the width.
 const MAX_MIXED: usize = 64;
+/// How far apart these lie, at most: a whole number of vectors.
+const MAX_STRIDE: usize = 16;
 
 /// How the numbers of one row were rounded: `number ≈ scale · (integer - zero)`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,223 +34,293 @@ pub(in crate::ops) fn mixed(width: usize) -> usize {
 /// Multiplies rows by R, without the factor `1 / √mixed(width)` that would make it orthonormal.
 #[derive(Default)]
 pub(in crate::ops) struct Rotation {
-    /// Sign bits that each channel's are flipped by: a fixed pattern, so that what is alike in neighbouring channels (a mean,
+    /// A zero per channel, whose sign its numbers' are flipped by: a fixed pattern, so that what is alike in neighbouring channels (a mean,
     /// say) is spread too and not gathered in one place.
-    signs: Vec<u32>,
+    signs: Vec<f32>,
     rotated: Vec<f32>,
 }
 
 impl Rotation {
-    /// The row less its center (if there is one), rotated, followed by zeros up to this length.
-    pub(in crate::ops) fn apply(&mut self, row: &[f32], center: &[f32], length: usize) -> &[f32] {
+    /// The row less its center (if there is one), rotated, followed by zeros up to this length; and the range of that.
+    #[inline(always)]
+    pub(in crate::ops) fn apply<S: Simd>(
+        &mut self,
+        simd: S,
+        row: &[f32],
+        center: &[f32],
+        length: usize,
+    ) -> (&[f32], Range) {
         for i in (0u32..).take(row.len()).skip(self.signs.len()) {
             let mixed = i.wrapping_mul(0x9E37_79B9) ^ i.wrapping_mul(0x85EB_CA6B).rotate_left(13);
-            self.signs.push(mixed & 0x8000_0000);
+            self.signs.push(f32::from_bits(mixed & 0x8000_0000));
         }
         self.rotated.resize(length, 0.0);
-        self.rotated[row.len()..].fill(0.0);
-        simd::run(Rotate {
-            row,
-            center,
-            signs: &self.signs,
-            out: &mut self.rotated[..row.len()],
-        });
-        &self.rotated
+        let (out, rest) = self.rotated.split_at_mut(row.len());
+        rest.fill(0.0);
+        let signs = &self.signs[..row.len()];
+        let range = if !row.len().is_multiple_of(MAX_MIXED * MAX_STRIDE) {
+            rotate(row, center, signs, out)
+        } else if center.is_empty() {
+            rotate_vectors::<S, false>(simd, row, row, signs, out)
+        } else {
+            rotate_vectors::<S, true>(simd, row, center, signs, out)
+        };
+        (&self.rotated, range)
     }
 }
 
-/// Rounds a row to 0 ... 255, the zero point on an integer so that zero stays zero, and puts `depth` of them into each word
-/// (see [`super::rows`]). The row must be whole words. One with a number that is not finite gets a scale that is not.
-pub(in crate::ops) fn round_row(row: &[f32], depth: usize, words: &mut [u32]) -> Rounding {
-    simd::run(RoundRow { row, depth, words })
+/// The least and the greatest of some numbers and zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(in crate::ops) struct Range {
+    low: f32,
+    high: f32,
+    /// Zero if all are finite, else NaN, which comparisons pass over.
+    poison: f32,
 }
 
-/// Rounds a row to -127 ... 127 and returns the scale.
-pub(in crate::ops) fn round_weights(row: &[f32], out: &mut [i8]) -> f32 {
-    simd::run(RoundWeights { row, out })
-}
-
-/// The least and the greatest of a row and zero. The third is zero if all are finite, else NaN, which comparisons pass over.
+/// Signs, and Walsh-Hadamard transforms of `mixed` channels each.
 #[inline(always)]
-fn range<S: Simd>(simd: S, row: &[f32]) -> (f32, f32, f32) {
-    let zero = simd.splat_f32s(0.0);
-    let (vectors, tail) = S::as_simd_f32s(row);
-    let (mut low, mut high, mut poison) = (zero, zero, zero);
-    for &x in vectors {
-        (low, high) = (simd.min_f32s(x, low), simd.max_f32s(x, high));
-        poison = simd.mul_add_f32s(x, zero, poison);
+fn rotate(row: &[f32], center: &[f32], signs: &[f32], out: &mut [f32]) -> Range {
+    for (i, (out, (x, sign))) in out.iter_mut().zip(row.iter().zip(signs)).enumerate() {
+        let difference = x - center.get(i).unwrap_or(&0.0);
+        *out = f32::from_bits(difference.to_bits() ^ sign.to_bits());
     }
-    let low = tail
-        .iter()
-        .copied()
-        .fold(simd.reduce_min_f32s(low), f32::min);
-    let high = tail
-        .iter()
-        .copied()
-        .fold(simd.reduce_max_f32s(high), f32::max);
-    let tail = tail.iter().map(|x| x * 0.0).sum::<f32>();
-    (low, high, simd.reduce_sum_f32s(poison) + tail)
+    let mixed = mixed(out.len());
+    let stride = MAX_STRIDE.min(out.len() / mixed);
+    let stride = if (out.len() / mixed).is_multiple_of(stride) {
+        stride
+    } else {
+        out.len() / mixed
+    };
+    for group in out.chunks_exact_mut(mixed * stride) {
+        let mut block = group.len();
+        while block > stride {
+            for part in group.chunks_exact_mut(block) {
+                let (a, b) = part.split_at_mut(block / 2);
+                for (a, b) in a.iter_mut().zip(b) {
+                    (*a, *b) = (*a + *b, *a - *b);
+                }
+            }
+            block /= 2;
+        }
+    }
+    let mut range = Range::default();
+    for &x in &*out {
+        range.low = range.low.min(x);
+        range.high = range.high.max(x);
+        range.poison += x * 0.0;
+    }
+    range
 }
 
-/// `scale · scales[j] · (sums[j] - zero · weight_sums[j])`, as the bits of f32 in the place of the sums.
+/// The same with 64 channels that lie 16 apart, in two passes of three steps each: a transform of 64 is one of 8 after another.
+#[inline(always)]
+fn rotate_vectors<S: Simd, const CENTERED: bool>(
+    simd: S,
+    row: &[f32],
+    center: &[f32],
+    signs: &[f32],
+    out: &mut [f32],
+) -> Range {
+    // Filled by loops: a closure passed to `from_fn` would not have the vector instructions and be called for each.
+    let mut x = [simd.splat_f32s(0.0); 8];
+    let (mut low, mut high, mut poison) = ([x[0]; 2], [x[0]; 2], [x[0]; 2]);
+    let stride = MAX_STRIDE / S::F32_LANES;
+    let groups = |x| S::as_simd_f32s(x).0.chunks_exact(MAX_MIXED * stride);
+    let rows = groups(row).zip(groups(center)).zip(groups(signs));
+    let out = S::as_mut_simd_f32s(out).0;
+    for (out, ((row, center), signs)) in out.chunks_exact_mut(MAX_MIXED * stride).zip(rows) {
+        for i in 0..8 * stride {
+            for (k, x) in x.iter_mut().enumerate() {
+                let at = i + k * 8 * stride;
+                let from_center = if CENTERED {
+                    simd.sub_f32s(row[at], center[at])
+                } else {
+                    row[at]
+                };
+                *x = simd.xor_f32s(from_center, signs[at]);
+            }
+            x = transform_8(simd, x);
+            for k in 0..8 {
+                out[i + k * 8 * stride] = x[k];
+            }
+        }
+        for part in out.chunks_exact_mut(8 * stride) {
+            for i in 0..stride {
+                for k in 0..8 {
+                    x[k] = part[i + k * stride];
+                }
+                x = transform_8(simd, x);
+                for k in 0..8 {
+                    let two = k % 2;
+                    low[two] = simd.min_f32s(x[k], low[two]);
+                    high[two] = simd.max_f32s(x[k], high[two]);
+                    poison[two] = simd.mul_add_f32s(x[k], simd.splat_f32s(0.0), poison[two]);
+                    part[i + k * stride] = x[k];
+                }
+            }
+        }
+    }
+    Range {
+        low: simd.reduce_min_f32s(simd.min_f32s(low[0], low[1])),
+        high: simd.reduce_max_f32s(simd.max_f32s(high[0], high[1])),
+        poison: simd.reduce_sum_f32s(simd.add_f32s(poison[0], poison[1])),
+    }
+}
+
+#[inline(always)]
+fn transform_8<S: Simd>(simd: S, mut x: [S::f32s; 8]) -> [S::f32s; 8] {
+    for half in [4, 2, 1] {
+        for i in 0..8 {
+            if i & half == 0 {
+                let (a, b) = (x[i], x[i + half]);
+                (x[i], x[i + half]) = (simd.add_f32s(a, b), simd.sub_f32s(a, b));
+            }
+        }
+    }
+    x
+}
+
+/// `scale · weight_scale · (sum - zero · weight_sum)`.
 #[inline(always)]
 pub(in crate::ops) fn restore(
-    sums: &mut [u32],
-    rounding: Rounding,
-    scales: &[f32],
-    weight_sums: &[i32],
-) {
-    let Rounding { scale, zero } = rounding;
-    for ((sum, &s), &w) in sums.iter_mut().zip(scales).zip(weight_sums) {
-        let exact = sum.cast_signed().wrapping_sub(zero.wrapping_mul(w));
-        *sum = (exact as f32 * (scale * s)).to_bits();
-    }
+    sum: u32,
+    Rounding { scale, zero }: Rounding,
+    (weight_scale, weight_sum): (f32, i32),
+) -> f32 {
+    let exact = sum
+        .cast_signed()
+        .wrapping_sub(zero.wrapping_mul(weight_sum));
+    exact as f32 * (scale * weight_scale)
 }
 
-struct Rotate<'a> {
-    row: &'a [f32],
-    center: &'a [f32],
-    signs: &'a [u32],
-    out: &'a mut [f32],
-}
-
-impl WithSimd for Rotate<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let signed = self.row.iter().zip(self.signs).zip(self.out.iter_mut());
-        if self.center.is_empty() {
-            for ((x, sign), out) in signed {
-                *out = f32::from_bits(x.to_bits() ^ sign);
-            }
-        } else {
-            for (((x, sign), out), center) in signed.zip(self.center) {
-                *out = f32::from_bits((x - center).to_bits() ^ sign);
-            }
-        }
-        let mixed = mixed(self.out.len());
-        if (self.out.len() / mixed).is_multiple_of(S::F32_LANES) {
-            let (vectors, _) = S::as_mut_simd_f32s(self.out);
-            transform(vectors, mixed, |a, b| {
-                (simd.add_f32s(a, b), simd.sub_f32s(a, b))
-            });
-        } else {
-            transform(self.out, mixed, |a, b| (a + b, a - b));
-        }
-    }
-}
-
-/// Walsh-Hadamard transforms of `mixed` channels each. They lie a stride apart, so that whole vectors are added and
-/// subtracted. Two steps at a time: half as many loads and stores.
+/// Rounds a row of this range to -127 ... 127 and returns the scale.
 #[inline(always)]
-fn transform<T: Copy>(row: &mut [T], mixed: usize, sum_difference: impl Fn(T, T) -> (T, T)) {
-    let stride = row.len() / mixed;
-    let mut block = row.len();
-    while block >= 4 * stride {
-        for part in row.chunks_exact_mut(block) {
-            let (low, high) = part.split_at_mut(block / 2);
-            let (a, b) = low.split_at_mut(block / 4);
-            let (c, d) = high.split_at_mut(block / 4);
-            for (((a, b), c), d) in a.iter_mut().zip(b).zip(c).zip(d) {
-                let ((ac, a_c), (bd, b_d)) = (sum_difference(*a, *c), sum_difference(*b, *d));
-                (*a, *b) = sum_difference(ac, bd);
-                (*c, *d) = sum_difference(a_c, b_d);
-            }
-        }
-        block /= 4;
+pub(in crate::ops) fn round_weights((row, range): (&[f32], Range), out: &mut [i8]) -> f32 {
+    let largest = range.high.max(-range.low);
+    let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
+    for (out, x) in out.iter_mut().zip(row) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "within ±127 by the choice of the scale"
+        )]
+        let integer = (x / scale).round_ties_even() as i8;
+        *out = integer;
     }
-    if block == 2 * stride {
-        for part in row.chunks_exact_mut(block) {
-            let (a, b) = part.split_at_mut(stride);
-            for (a, b) in a.iter_mut().zip(b) {
-                (*a, *b) = sum_difference(*a, *b);
-            }
-        }
-    }
+    scale + range.poison
 }
 
-struct RoundWeights<'a> {
-    row: &'a [f32],
-    out: &'a mut [i8],
-}
-
-impl WithSimd for RoundWeights<'_> {
-    type Output = f32;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> f32 {
-        let (low, high, poison) = range(simd, self.row);
-        let largest = high.max(-low);
-        let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
-        for (out, x) in self.out.iter_mut().zip(self.row) {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "within ±127 by the choice of the scale"
-            )]
-            let integer = (x / scale).round_ties_even() as i8;
-            *out = integer;
-        }
-        scale + poison
-    }
-}
-
-struct RoundRow<'a> {
-    row: &'a [f32],
+/// Rounds a row of this range to 0 ... 255, the zero point on an integer so that zero stays zero, and puts `depth` of them into each word
+/// (see [`super::rows`]). The row must be whole words. One with a number that is not finite gets a scale that is not.
+#[inline(always)]
+pub(in crate::ops) fn round_row(
+    (row, range): (&[f32], Range),
     depth: usize,
-    words: &'a mut [u32],
-}
-
-impl WithSimd for RoundRow<'_> {
-    type Output = Rounding;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Rounding {
-        // Adding 1.5 · 2²³ rounds to an integer and leaves it in the low bits.
-        const ROUND: f32 = 12_582_912.0;
-        let (low, high, poison) = range(simd, self.row);
-        let scale = if high > low {
-            (high - low) / 255.0
-        } else {
-            1.0
-        };
-        let inverse = 1.0 / scale;
-        let zero = (-low * inverse).round_ties_even();
-        let round = |x: f32| {
-            let integer = x.mul_add(inverse, zero);
-            let integer = if integer > 0.0 { integer } else { 0.0 };
-            let integer = if integer < 255.0 { integer } else { 255.0 };
-            (integer + ROUND).to_bits() & 0xff
-        };
-        let mut parts = self.row.chunks_exact(self.words.len());
-        let mut next = || parts.next().unwrap_or_default();
-        if self.depth == 4 {
-            let parts = next().iter().zip(next()).zip(next()).zip(next());
-            for (word, (((&a, &b), &c), &d)) in self.words.iter_mut().zip(parts) {
-                *word = round(a) | round(b) << 8 | round(c) << 16 | round(d) << 24;
-            }
-        } else {
-            for (word, (&a, &b)) in self.words.iter_mut().zip(next().iter().zip(next())) {
-                *word = round(a) | round(b) << 16;
-            }
+    words: &mut [u32],
+) -> Rounding {
+    // Adding 1.5 · 2²³ rounds to an integer and leaves it in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let Range { low, high, poison } = range;
+    let scale = if high > low {
+        (high - low) / 255.0
+    } else {
+        1.0
+    };
+    let inverse = 1.0 / scale;
+    let zero = (-low * inverse).round_ties_even();
+    let round = |x: f32| {
+        let integer = x.mul_add(inverse, zero);
+        let integer = if integer > 0.0 { integer } else { 0.0 };
+        let integer = if integer < 255.0 { integer } else { 255.0 };
+        (integer + ROUND).to_bits() & 0xff
+    };
+    let mut parts = row.chunks_exact(words.len());
+    let mut next = || parts.next().unwrap_or_default();
+    if depth == 4 {
+        let parts = next().iter().zip(next()).zip(next()).zip(next());
+        for (word, (((&a, &b), &c), &d)) in words.iter_mut().zip(parts) {
+            *word = round(a) | round(b) << 8 | round(c) << 16 | round(d) << 24;
         }
-        #[expect(clippy::cast_possible_truncation, reason = "0 to 255")]
-        let zero = zero as i32;
-        Rounding {
-            scale: scale + poison,
-            zero,
+    } else {
+        for (word, (&a, &b)) in words.iter_mut().zip(next().iter().zip(next())) {
+            *word = round(a) | round(b) << 16;
         }
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "0 to 255")]
+    let zero = zero as i32;
+    Rounding {
+        scale: scale + poison,
+        zero,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use pulp::WithSimd;
+
     use super::*;
+    use crate::ops::simd;
 
     fn wave(len: usize) -> Vec<f32> {
         (0..len)
             .map(|i| ((i * 37 % 101) as f32 - 50.0) / 30.0)
             .collect()
+    }
+
+    fn rotated(rotation: &mut Rotation, row: &[f32]) -> Vec<f32> {
+        simd::run(Rotate {
+            rotation,
+            row,
+            center: &[],
+        })
+        .0
+    }
+
+    struct Rotate<'a> {
+        rotation: &'a mut Rotation,
+        row: &'a [f32],
+        center: &'a [f32],
+    }
+
+    impl WithSimd for Rotate<'_> {
+        type Output = (Vec<f32>, Range);
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) -> (Vec<f32>, Range) {
+            let (rotated, range) = self
+                .rotation
+                .apply(simd, self.row, self.center, self.row.len());
+            (rotated.to_vec(), range)
+        }
+    }
+
+    fn rounded(row: &[f32], depth: usize, words: &mut [u32]) -> Rounding {
+        let mut range = Range::default();
+        for &x in row {
+            range.low = range.low.min(x);
+            range.high = range.high.max(x);
+            range.poison += x * 0.0;
+        }
+        round_row((row, range), depth, words)
+    }
+
+    #[test]
+    fn vectors_are_rotated_as_numbers_are() {
+        for width in [64, 192, 1024, 2048, 4096] {
+            let (row, center) = (wave(width), wave(width + 3)[3..].to_vec());
+            for center in [&center[..], &[]] {
+                let mut rotation = Rotation::default();
+                let row = &row;
+                let fast = simd::run(Rotate {
+                    rotation: &mut rotation,
+                    row,
+                    center,
+                });
+                let mut slow = vec![0.0; width];
+                let range = rotate(row, center, &rotation.signs, &mut slow);
+                assert_eq!(fast, (slow, range), "{width}");
+            }
+        }
     }
 
     #[test]
@@ -264,10 +334,7 @@ mod tests {
                     .sum()
             };
             let mut rotation = Rotation::default();
-            let (rx, rw) = (
-                rotation.apply(&x, &[], width).to_vec(),
-                rotation.apply(&w, &[], width).to_vec(),
-            );
+            let (rx, rw) = (rotated(&mut rotation, &x), rotated(&mut rotation, &w));
             let (got, want) = (dot(&rx, &rw) / mixed(width) as f64, dot(&x, &w));
             assert!(
                 (got - want).abs() < 1e-4 * (1.0 + want.abs()),
@@ -281,17 +348,16 @@ mod tests {
         let mut row = vec![0.0; 1024];
         row[77] = 64.0;
         let mut rotation = Rotation::default();
-        let rotated = rotation.apply(&row, &[], 1024);
+        let spread = rotated(&mut rotation, &row);
         assert!(
-            rotated
+            spread
                 .iter()
                 .filter(|x| (x.abs() - 64.0).abs() < 1e-6)
                 .count()
                 == 64
         );
         let level = [1.0; 1024];
-        let largest = rotation
-            .apply(&level, &[], 1024)
+        let largest = rotated(&mut rotation, &level)
             .iter()
             .fold(0.0f32, |m, x| m.max(x.abs()));
         assert!(
@@ -312,7 +378,7 @@ mod tests {
             for depth in [2, 4] {
                 let steps = row.len() / depth;
                 let mut words = vec![0; steps];
-                let Rounding { scale, zero } = round_row(&row[..steps * depth], depth, &mut words);
+                let Rounding { scale, zero } = rounded(&row[..steps * depth], depth, &mut words);
                 for (i, &x) in row[..steps * depth].iter().enumerate() {
                     let byte = words[i % steps] >> (i / steps * 32 / depth) & 0xff;
                     let restored = (byte.cast_signed() - zero) as f32 * scale;
@@ -328,7 +394,7 @@ mod tests {
             for place in [0, 99] {
                 let mut row = wave(100);
                 row[place] = poison;
-                assert!(!round_row(&row, 4, &mut [0; 25]).scale.is_finite());
+                assert!(!rounded(&row, 4, &mut [0; 25]).scale.is_finite());
             }
         }
     }

@@ -7,7 +7,6 @@ use pulp::{Simd, WithSimd};
 
 use super::{
     int8::{self, Rotation},
-    prefetch::prefetch,
     rows::{Activations, Encoder},
     tile::{self, Numbers, Tile},
 };
@@ -26,7 +25,7 @@ pub(super) struct Panels {
     storage: Storage,
 }
 
-/// Per output: its scale, and the sum of its integers.
+/// Per output: its scale, and the sum of its integers; zero for those that fill up the last panel.
 #[derive(Default)]
 pub(super) struct Integers {
     pub(super) scales: Vec<f32>,
@@ -55,7 +54,7 @@ impl Panels {
         let steps = inputs.div_ceil(tile.numbers.depth());
         let layout = Layout {
             steps,
-            block_steps: tile.block_steps(steps),
+            block_steps: Tile::block_steps(steps),
             columns: tile.columns,
             outputs: weight.len() / inputs,
         };
@@ -117,14 +116,20 @@ impl Panels {
             activations,
             steps: layout.steps,
             count: layout.panels(),
-            integers: (precision == Precision::Int8).then_some(integers),
+            integers: (precision == Precision::Int8)
+                .then(|| integers.padded(layout.panels() * tile.columns)),
             storage,
         }
     }
 
+    /// Outputs, with those that fill up the last panel.
+    pub(super) fn outputs(&self) -> usize {
+        self.count * self.tile.columns
+    }
+
     /// The steps of each block, in order.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (size, steps) = (self.tile.block_steps(self.steps), self.steps);
+    pub(super) fn blocks(&self) -> impl ExactSizeIterator<Item = Range<usize>> + Clone + use<> {
+        let (size, steps) = (Tile::block_steps(self.steps), self.steps);
         (0..steps)
             .step_by(size)
             .map(move |start| start..(start + size).min(steps))
@@ -148,18 +153,6 @@ impl Panels {
         }
     }
 
-    /// Asks for a part of the block after this one, `part.0` of `part.1`: weights come from far away, and a block is read in a
-    /// fraction of the time that it is used.
-    pub(super) fn prefetch_next(&self, steps: &Range<usize>, panel: usize, part: (usize, usize)) {
-        let next = self.place(steps, panel + 1);
-        let from = next.start + next.len() * part.0 / part.1;
-        let to = next.start + next.len() * (part.0 + 1) / part.1;
-        match &self.storage {
-            Storage::Words(words) => prefetch(words.get(from..to)),
-            Storage::Halves(halves, _) => prefetch(halves.get(from..to)),
-        }
-    }
-
     /// Where the block of these steps lies in the storage.
     fn place(&self, steps: &Range<usize>, panel: usize) -> Range<usize> {
         let columns = self.tile.columns;
@@ -170,17 +163,44 @@ impl Panels {
 }
 
 impl Integers {
+    fn padded(mut self, outputs: usize) -> Self {
+        self.scales.resize(outputs, 0.0);
+        self.sums.resize(outputs, 0);
+        self
+    }
+
     /// Rounds the weights of the next output.
     fn round(&mut self, weights: &[f32]) -> Vec<i8> {
-        let mut integers = vec![0; weights.len()];
-        let scale = int8::round_weights(
-            self.rotation.apply(weights, &[], weights.len()),
-            &mut integers,
-        );
+        simd::run(RoundWeights {
+            integers: self,
+            weights,
+        })
+    }
+}
+
+struct RoundWeights<'a> {
+    integers: &'a mut Integers,
+    weights: &'a [f32],
+}
+
+impl WithSimd for RoundWeights<'_> {
+    type Output = Vec<i8>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<i8> {
+        let Integers {
+            scales,
+            sums,
+            rotation,
+        } = self.integers;
+        let width = self.weights.len();
+        let mut rounded = vec![0; width];
+        let rotated = rotation.apply(simd, self.weights, &[], width);
+        let scale = int8::round_weights(rotated, &mut rounded);
         // Both sides of the product are rotated without the factor that keeps lengths: it is made good here.
-        self.scales.push(scale / int8::mixed(weights.len()) as f32);
-        self.sums.push(integers.iter().map(|&i| i32::from(i)).sum());
-        integers
+        scales.push(scale / int8::mixed(width) as f32);
+        sums.push(rounded.iter().map(|&i| i32::from(i)).sum());
+        rounded
     }
 }
 

@@ -6,7 +6,10 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::int8::{self, Rotation, Rounding};
+use super::{
+    int8::{self, Rotation, Rounding},
+    prefetch::prefetch,
+};
 use crate::ops::simd;
 
 /// What a row is turned into before it meets the weights.
@@ -21,6 +24,17 @@ pub(in crate::ops) enum Activations {
     Int8,
     /// The same integers, two to a word.
     Int16,
+}
+
+impl Activations {
+    /// How many share a word.
+    fn depth(self) -> usize {
+        match self {
+            Self::F32 | Self::Bf16InF32 => 1,
+            Self::Bf16 | Self::Int16 => 2,
+            Self::Int8 => 4,
+        }
+    }
 }
 
 /// What rows are to become.
@@ -54,12 +68,83 @@ impl Encoder {
     /// each row was rounded.
     pub(in crate::ops) fn lay_out<'a>(
         &mut self,
-        rows: impl ExactSizeIterator<Item = &'a [f32]>,
+        rows: impl ExactSizeIterator<Item = &'a [f32]> + Clone,
         form: Form<'_>,
         across: usize,
         out: &mut [u32],
     ) -> &[Rounding] {
-        self.roundings.clear();
+        simd::run(LayOut {
+            encoder: self,
+            rows,
+            form,
+            across,
+            out,
+        });
+        &self.roundings
+    }
+
+    /// The words of one row alone, for what is not rounded to integers.
+    pub(super) fn words(&mut self, row: &[f32], activations: Activations) -> &[u32] {
+        let mut out = vec![0; row.len().div_ceil(activations.depth())];
+        self.lay_out([row].into_iter(), Form::plain(activations), 1, &mut out);
+        &self.words
+    }
+}
+
+/// The words of one row, and how its numbers were rounded, which matters for integers only.
+#[inline(always)]
+fn encode<S: Simd>(
+    rotation: &mut Rotation,
+    simd: S,
+    row: &[f32],
+    form: Form<'_>,
+    words: &mut [u32],
+) -> Rounding {
+    match form.activations {
+        Activations::F32 => {
+            for (word, x) in words.iter_mut().zip(row) {
+                *word = x.to_bits();
+            }
+        }
+        Activations::Bf16InF32 => {
+            for (word, &x) in words.iter_mut().zip(row) {
+                *word = nearest_bf16(x);
+            }
+        }
+        Activations::Bf16 => {
+            let (low, high) = row.split_at(words.len());
+            pair_bf16(low, high, words);
+        }
+        Activations::Int8 | Activations::Int16 => {
+            let depth = form.activations.depth();
+            let rotated = rotation.apply(simd, row, form.center, words.len() * depth);
+            return int8::round_row(rotated, depth, words);
+        }
+    }
+    Rounding::default()
+}
+
+struct LayOut<'a, 'b, R> {
+    encoder: &'a mut Encoder,
+    rows: R,
+    form: Form<'b>,
+    across: usize,
+    out: &'a mut [u32],
+}
+
+impl<'c, R: ExactSizeIterator<Item = &'c [f32]> + Clone> WithSimd for LayOut<'_, '_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            encoder,
+            rows,
+            form,
+            across,
+            out,
+        } = self;
+        encoder.roundings.clear();
         let steps = out.len() / rows.len().next_multiple_of(across);
         let filled = rows.len() % across;
         if filled > 0 {
@@ -68,52 +153,43 @@ impl Encoder {
                 step[filled..].fill(0);
             }
         }
-        for (i, row) in rows.enumerate() {
-            let rounding = self.encode(row, form);
-            self.roundings.push(rounding);
-            let panel = &mut out[i / across * across * steps..][..across * steps];
-            for (step, &word) in panel.chunks_exact_mut(across).zip(&self.words) {
-                step[i % across] = word;
+        encoder.words.resize(across * steps, 0);
+        // Rows come from far away and are read here and there: each is asked for a panel ahead.
+        let mut ahead = rows.clone().skip(across);
+        let mut rows = rows;
+        for panel in out.chunks_exact_mut(across * steps) {
+            let mut filled = 0;
+            for (words, row) in encoder.words.chunks_exact_mut(steps).zip(rows.by_ref()) {
+                prefetch(ahead.next());
+                let rounding = encode(&mut encoder.rotation, simd, row, form, words);
+                encoder.roundings.push(rounding);
+                filled += 1;
+            }
+            let words = &encoder.words[..filled * steps];
+            match filled {
+                6 if across == 6 => interleave::<6>(words, panel),
+                8 if across == 8 => interleave::<8>(words, panel),
+                _ => {
+                    for (i, words) in words.chunks_exact(steps).enumerate() {
+                        for (step, &word) in panel.chunks_exact_mut(across).zip(words) {
+                            step[i] = word;
+                        }
+                    }
+                }
             }
         }
-        &self.roundings
     }
+}
 
-    /// The words of one row alone, for what is not rounded to integers.
-    pub(super) fn words(&mut self, row: &[f32], activations: Activations) -> &[u32] {
-        self.encode(row, Form::plain(activations));
-        &self.words
-    }
-
-    /// Leaves the words of one row, and returns how its numbers were rounded, which matters for integers only.
-    fn encode(&mut self, row: &[f32], form: Form<'_>) -> Rounding {
-        match form.activations {
-            Activations::F32 => {
-                self.words.clear();
-                self.words.extend(row.iter().map(|x| x.to_bits()));
-            }
-            Activations::Bf16InF32 => {
-                self.words.resize(row.len(), 0);
-                simd::run(RoundToBf16(row, &mut self.words));
-            }
-            Activations::Bf16 => {
-                self.words.resize(row.len().div_ceil(2), 0);
-                pair_bf16(row, |&x| x, &mut self.words);
-            }
-            Activations::Int8 => return self.round(row, form.center, 4),
-            Activations::Int16 => return self.round(row, form.center, 2),
+#[inline(always)]
+fn interleave<const N: usize>(words: &[u32], panel: &mut [u32]) {
+    let (panel, _) = panel.as_chunks_mut::<N>();
+    let steps = panel.len();
+    let rows: [&[u32]; N] = std::array::from_fn(|i| &words[i * steps..][..steps]);
+    for step in 0..steps {
+        for i in 0..N {
+            panel[step][i] = rows[i][step];
         }
-        Rounding::default()
-    }
-
-    fn round(&mut self, row: &[f32], center: &[f32], depth: usize) -> Rounding {
-        let steps = row.len().div_ceil(depth);
-        self.words.resize(steps, 0);
-        int8::round_row(
-            self.rotation.apply(row, center, steps * depth),
-            depth,
-            &mut self.words,
-        )
     }
 }
 
@@ -126,47 +202,15 @@ pub(in crate::ops) fn nearest_bf16(x: f32) -> u32 {
     if x.is_nan() { 0x7fc0_0000 } else { rounded }
 }
 
-struct RoundToBf16<'a>(&'a [f32], &'a mut [u32]);
-
-impl WithSimd for RoundToBf16<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        for (word, x) in self.1.iter_mut().zip(self.0) {
-            *word = nearest_bf16(*x);
-        }
+/// Numbers to bf16, two to a word: `low` in the low halves and `high`, which may be shorter by one, in the high ones.
+#[inline(always)]
+pub(in crate::ops) fn pair_bf16(low: &[f32], high: &[f32], words: &mut [u32]) {
+    let (both, odd) = words.split_at_mut(high.len());
+    for ((word, &a), &b) in both.iter_mut().zip(low).zip(high) {
+        *word = nearest_bf16(a) >> 16 | nearest_bf16(b);
     }
-}
-
-/// Numbers to bf16, two to a word: the first of them in the low halves, as many as there are words, the rest in the high ones.
-pub(in crate::ops) fn pair_bf16<T>(items: &[T], number: impl Fn(&T) -> f32, words: &mut [u32]) {
-    simd::run(PairBf16 {
-        items,
-        number,
-        words,
-    });
-}
-
-struct PairBf16<'a, T, F> {
-    items: &'a [T],
-    number: F,
-    words: &'a mut [u32],
-}
-
-impl<T, F: Fn(&T) -> f32> WithSimd for PairBf16<'_, T, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let (low, high) = self.items.split_at(self.words.len());
-        let (both, odd) = self.words.split_at_mut(high.len());
-        for ((word, a), b) in both.iter_mut().zip(low).zip(high) {
-            *word = nearest_bf16((self.number)(a)) >> 16 | nearest_bf16((self.number)(b));
-        }
-        for (word, a) in odd.iter_mut().zip(&low[high.len()..]) {
-            *word = nearest_bf16((self.number)(a)) >> 16;
-        }
+    for (word, &a) in odd.iter_mut().zip(&low[high.len()..]) {
+        *word = nearest_bf16(a) >> 16;
     }
 }
 
@@ -183,8 +227,7 @@ mod tests {
             .chain([0.0, -0.0, f32::NAN, f32::INFINITY, f32::MAX])
             .collect();
         let mut encoder = Encoder::default();
-        encoder.encode(&odd, Form::plain(Activations::Bf16InF32));
-        let words = encoder.words.clone();
+        let words = encoder.words(&odd, Activations::Bf16InF32).to_vec();
         for (&word, &x) in words.iter().zip(&odd) {
             let want = bf16::from_f32(x);
             assert!(
@@ -192,9 +235,10 @@ mod tests {
                 "{x:e}"
             );
         }
-        encoder.encode(&odd[..3], Form::plain(Activations::Bf16));
-        assert_eq!(encoder.words, [words[0] >> 16 | words[2], words[1] >> 16]);
+        let paired = encoder.words(&odd[..3], Activations::Bf16);
+        assert_eq!(paired, [words[0] >> 16 | words[2], words[1] >> 16]);
     }
+
     #[test]
     fn rows_stand_side_by_side_however_many() {
         let row = |row: u8| (0..7u8).map(move |i| f32::from(row * 7 + i)).collect();

@@ -41,7 +41,9 @@ impl Numbers {
     }
 }
 
-type Run = unsafe fn(steps: usize, lhs: *const u32, rhs: *const u32, acc: *mut u32);
+/// Of the left operand also how many words a step lies behind the one before.
+type Run =
+    unsafe fn(steps: usize, lhs: (*const u32, usize), rhs: *const u32, acc: *mut u32, resume: bool);
 
 /// A micro-kernel and the shape of its tile.
 #[derive(Debug)]
@@ -58,30 +60,38 @@ pub(in crate::ops) struct Tile {
 }
 
 impl Tile {
-    /// How many steps a block has: as many as leave the block, as many steps of a left panel and the accumulators in 32 KiB, the
-    /// smallest first-level cache there is.
-    pub(in crate::ops) fn block_steps(&self, steps: usize) -> usize {
-        const WORDS: usize = 6720;
-        let most = WORDS / (self.rows + self.columns);
-        steps.div_ceil(steps.div_ceil(most))
+    /// How many steps a block has: at most so many that a right panel of 64 columns takes a quarter of a second-level cache of 1 MiB.
+    pub(in crate::ops) fn block_steps(steps: usize) -> usize {
+        const MOST: usize = 1024;
+        steps.div_ceil(steps.div_ceil(MOST))
     }
 
-    /// `acc [rows][columns] += lhs [steps][rows] · rhs [steps][columns]`.
+    /// `acc [rows][columns] = lhs [steps][rows] · rhs [steps][columns]`, or `+=` to resume what was begun with earlier steps. Each step
+    /// of the left operand begins `lhs_step` words after the one before.
     #[expect(
         unsafe_code,
         reason = "calls a function made for instructions that were detected"
     )]
     #[inline]
-    pub(in crate::ops) fn run(&self, lhs: &[u32], rhs: &[u32], acc: &mut [u32]) {
-        let steps = lhs.len() / self.rows;
+    pub(in crate::ops) fn run(
+        &self,
+        (lhs, lhs_step): (&[u32], usize),
+        rhs: &[u32],
+        acc: &mut [u32],
+        resume: bool,
+    ) {
+        let steps = rhs.len() / self.columns;
         assert!(
-            lhs.len() == steps * self.rows
+            steps > 0
                 && rhs.len() == steps * self.columns
+                && lhs_step >= self.rows
+                && lhs.len() >= (steps - 1) * lhs_step + self.rows
                 && acc.len() == self.rows * self.columns
         );
+        let (lhs, rhs, acc) = ((lhs.as_ptr(), lhs_step), rhs.as_ptr(), acc.as_mut_ptr());
         // SAFETY: a tile is handed out only where its instructions were detected, and the panels have the sizes that
         // the function reads and writes.
-        unsafe { (self.run)(steps, lhs.as_ptr(), rhs.as_ptr(), acc.as_mut_ptr()) }
+        unsafe { (self.run)(steps, lhs, rhs, acc, resume) }
     }
 
     /// Multiplies and adds registers only, as fast as the processor can, and returns the number of operations (a

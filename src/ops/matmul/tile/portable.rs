@@ -57,19 +57,28 @@ impl Dot for Int16Words {
     unsafe_code,
     reason = "has the form of the kernels with vector instructions"
 )]
-unsafe fn run<D: Dot>(steps: usize, lhs: *const u32, rhs: *const u32, acc: *mut u32) {
+unsafe fn run<D: Dot>(
+    steps: usize,
+    (lhs, lhs_step): (*const u32, usize),
+    rhs: *const u32,
+    acc: *mut u32,
+    resume: bool,
+) {
+    let lhs_len = steps.saturating_sub(1) * lhs_step + ROWS;
     // SAFETY: `Tile::run` has checked these sizes, and nothing else overlaps the accumulators.
     let (lhs, rhs, acc) = unsafe {
         (
-            std::slice::from_raw_parts(lhs, steps * ROWS),
+            std::slice::from_raw_parts(lhs, lhs_len),
             std::slice::from_raw_parts(rhs, steps * COLUMNS),
             std::slice::from_raw_parts_mut(acc, ROWS * COLUMNS),
         )
     };
     let (acc, _) = acc.as_chunks_mut::<COLUMNS>();
-    let mut tile: [[u32; COLUMNS]; ROWS] = std::array::from_fn(|i| acc[i]);
-    let (lhs, rhs) = (lhs.as_chunks::<ROWS>().0, rhs.as_chunks::<COLUMNS>().0);
-    for (lhs, rhs) in lhs.iter().zip(rhs) {
+    let mut tile = [[0; COLUMNS]; ROWS];
+    if resume {
+        tile.copy_from_slice(acc);
+    }
+    for (lhs, rhs) in lhs.chunks(lhs_step).zip(rhs.as_chunks::<COLUMNS>().0) {
         for (row, &a) in tile.iter_mut().zip(lhs) {
             for (sum, &b) in row.iter_mut().zip(rhs) {
                 *sum = D::dot(*sum, a, b);

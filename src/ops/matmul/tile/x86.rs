@@ -44,17 +44,20 @@ macro_rules! tile {
             #[target_feature(enable = $features)]
             pub(super) unsafe fn run(
                 steps: usize,
-                mut lhs: *const u32,
+                (mut lhs, lhs_step): (*const u32, usize),
                 mut rhs: *const u32,
                 acc: *mut u32,
+                resume: bool,
             ) {
-                // SAFETY: the caller passes `steps` words for every row and column and a tile of accumulators.
+                // SAFETY: the caller passes words for every step, row and column, and a tile of accumulators.
                 unsafe {
                     let mut sums = [[$zero; $vectors]; $rows];
-                    for i in 0..$rows {
-                        for v in 0..$vectors {
-                            let $from = acc.add((i * $vectors + v) * $lanes).cast_const();
-                            sums[i][v] = $load;
+                    if resume {
+                        for i in 0..$rows {
+                            for v in 0..$vectors {
+                                let $from = acc.add((i * $vectors + v) * $lanes).cast_const();
+                                sums[i][v] = $load;
+                            }
                         }
                     }
                     for _ in 0..steps {
@@ -71,7 +74,7 @@ macro_rules! tile {
                                 sums[i][v] = $dot;
                             }
                         }
-                        lhs = lhs.add($rows);
+                        lhs = lhs.wrapping_add(lhs_step);
                         rhs = rhs.add($vectors * $lanes);
                     }
                     for i in 0..$rows {
