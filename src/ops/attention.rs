@@ -156,7 +156,8 @@ impl Attention {
     fn run(&self, q: &Matrix<'_>, kv: &Matrix<'_>, out: &mut [f32]) {
         let out = Disjoint::new(out, q.width);
         let heads = (self.offsets.len() - 1) * self.heads;
-        (0..heads).into_par_iter().for_each(|i| {
+        let heads = (0..heads).into_par_iter().with_max_len(1);
+        heads.for_each(|i| {
             let task = Task {
                 sequence: i / self.heads,
                 head: i % self.heads,
