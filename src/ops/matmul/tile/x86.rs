@@ -74,6 +74,7 @@ macro_rules! tile {
                                 sums[i][v] = $dot;
                             }
                         }
+                        // Wrapping: after the last step it may point beyond the operand, whose steps overlap.
                         lhs = lhs.wrapping_add(lhs_step);
                         rhs = rhs.add($vectors * $lanes);
                     }
