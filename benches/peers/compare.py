@@ -171,6 +171,8 @@ def summarise(running, requests, measured, weights, threads):
 def operations(measured, requests, peak):
     """What the time of this service's batches went to, and how fast its projections were meanwhile."""
     seconds = measured["operations"]
+    if not seconds["projection"]:
+        return None  # a version that does not say
     rounds = sum(run["system"] == "ours" for run in measured["runs"]) / len(requests)
     rate = rounds * sum(r["projection_gflop"] for r in requests) / seconds["projection"]
     shares = {name: spent / sum(seconds.values()) for name, spent in seconds.items()}

@@ -7,7 +7,10 @@ NATIVE = {"f32": (), "bf16": ("avx512_bf16", "amx_bf16"), "int8": ("avx_vnni", "
 
 
 def report(result):
-    parts = [head(result), table(result["summary"]), yardstick(result), operations(result), agreement(result)]
+    parts = [head(result), table(result["summary"]), yardstick(result)]
+    if result["summary"]["operations"]:
+        parts.append(operations(result["summary"]["operations"]))
+    parts.append(agreement(result))
     if len(result["by_set"]) > 1:
         parts.append(sets(result))
     busy = [r["others"] for r in result["runs"]]
@@ -69,9 +72,8 @@ def yardstick(result):
             f"{gemm:.0f} that torch's matrix product reaches in f32."]
 
 
-def operations(result):
+def operations(s):
     """Where the time of this service's batches goes."""
-    s = result["summary"]["operations"]
     share = f", {s['projection_share_of_peak']:.0%} of the peak" if s["projection_share_of_peak"] else ""
     shares = ", ".join(f"{name} {part:.1%}" for name, part in s["shares"].items() if name != "projection")
     return [f"Of the time of this service's batches, {s['shares']['projection']:.1%} went to projections (products with weights, "

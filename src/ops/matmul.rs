@@ -6,6 +6,7 @@
 //! second-level cache while every one of its row panels passes by (Goto and van de Geijn 2008). A tile of sums is finished, with
 //! bias and activation, as soon as it is complete: its outputs are on their way to memory while the next tile is computed.
 
+mod finish;
 pub(super) mod int8;
 mod panels;
 mod prefetch;
@@ -14,15 +15,14 @@ pub(super) mod tile;
 
 use std::{cell::RefCell, ops::Range};
 
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use self::{
-    int8::Rounding,
+    finish::Finish,
     panels::Panels,
     rows::{Encoder, Form},
 };
-use super::{Activation, Precision, aligned::Aligned, disjoint::Disjoint, gelu, simd};
+use super::{Activation, Precision, aligned::Aligned, disjoint::Disjoint, simd};
 
 /// Rows of a task, at most and at least (but for the last). From about 50 on, reading the weights costs next to nothing beside multiplying.
 const TASK_ROWS: Range<usize> = 48..192;
@@ -30,8 +30,6 @@ const TASK_ROWS: Range<usize> = 48..192;
 const TASK_WORDS: usize = 96 * 1024;
 /// Accumulators of one task: what it finishes at a time, again for the second-level cache.
 const TASK_SUMS: usize = 24 * 1024;
-/// Outputs that are finished side by side. Tiles have a multiple of them.
-const LANES: usize = 16;
 /// Tasks per thread, so that none waits long for the last.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -231,104 +229,6 @@ impl Task<'_> {
             }
         }
     }
-}
-
-/// Turns the sums of a tile into outputs.
-struct Finish<'a> {
-    task: &'a Task<'a>,
-    panel: usize,
-    /// Of the tile, in the task.
-    first_row: usize,
-    /// `[row][column]`.
-    sums: &'a [u32],
-    roundings: &'a [Rounding],
-}
-
-impl WithSimd for Finish<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        match self.task.activation {
-            Activation::None => self.finish(|x| x),
-            Activation::Gelu => self.finish(gelu::gelu),
-        }
-    }
-}
-
-impl Finish<'_> {
-    #[expect(
-        unsafe_code,
-        reason = "shared between tasks that write to disjoint places"
-    )]
-    #[inline(always)]
-    fn finish(self, f: impl Fn(f32) -> f32) {
-        let weight = self.task.weight;
-        let tile = weight.panels.tile;
-        let (start, vectors) = (self.panel * tile.columns, tile.columns / LANES);
-        let columns = start..(start + tile.columns).min(weight.outputs);
-        let bias = vectors_of(&weight.bias, start, tile.columns);
-        let integers = weight.panels.integers.as_ref().map(|integers| {
-            (
-                vectors_of(&integers.scales, start, tile.columns),
-                vectors_of(&integers.sums, start, tile.columns),
-            )
-        });
-        let rows = self.first_row..self.task.rows;
-        let sums = self.sums.as_chunks::<LANES>().0.chunks_exact(vectors);
-        for (row, sums) in rows.zip(sums) {
-            // SAFETY: tasks have different rows or different panels, and a task finishes each of its tiles once.
-            let out = unsafe {
-                self.task
-                    .out
-                    .part(self.task.first_row + row, columns.clone())
-            };
-            let rounding = self.roundings[row];
-            let (whole, rest) = out.as_chunks_mut::<LANES>();
-            for (vector, out) in whole.iter_mut().enumerate() {
-                let integers = integers.map(|(scales, sums)| (&scales[vector], &sums[vector]));
-                *out = finish(&sums[vector], rounding, integers, &bias[vector], &f);
-            }
-            if !rest.is_empty() {
-                let vector = whole.len();
-                let integers = integers.map(|(scales, sums)| (&scales[vector], &sums[vector]));
-                let last = finish(&sums[vector], rounding, integers, &bias[vector], &f);
-                rest.copy_from_slice(&last[..rest.len()]);
-            }
-        }
-    }
-}
-
-/// `f(sums + bias)`, the sums restored if they are of integers.
-#[inline(always)]
-fn finish(
-    sums: &[u32; LANES],
-    rounding: Rounding,
-    integers: Option<(&[f32; LANES], &[i32; LANES])>,
-    bias: &[f32; LANES],
-    f: impl Fn(f32) -> f32,
-) -> [f32; LANES] {
-    let mut outputs = [0.0; LANES];
-    match integers {
-        None => {
-            for i in 0..LANES {
-                outputs[i] = f(f32::from_bits(sums[i]) + bias[i]);
-            }
-        }
-        Some((scales, weight_sums)) => {
-            for i in 0..LANES {
-                let weights = (scales[i], weight_sums[i]);
-                outputs[i] = f(int8::restore(sums[i], rounding, weights) + bias[i]);
-            }
-        }
-    }
-    outputs
-}
-
-/// As many numbers as a panel has columns, side by side.
-#[inline(always)]
-fn vectors_of<T>(numbers: &[T], start: usize, columns: usize) -> &[[T; LANES]] {
-    numbers[start..start + columns].as_chunks().0
 }
 
 #[cfg(test)]

@@ -16,8 +16,8 @@ use pulp::Simd;
 
 /// Channels that are mixed with one another, at most. Always a power of two that divides the width.
 const MAX_MIXED: usize = 64;
-/// How far apart these lie, at most: a whole number of vectors.
-const MAX_STRIDE: usize = 16;
+/// How far apart these lie in rows that divide so: a whole number of vectors. In others as far as the row lets them.
+const STRIDE: usize = 16;
 
 /// How the numbers of one row were rounded: `number ≈ scale · (integer - zero)`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,7 +58,7 @@ impl Rotation {
         let (out, rest) = self.rotated.split_at_mut(row.len());
         rest.fill(0.0);
         let signs = &self.signs[..row.len()];
-        let range = if !row.len().is_multiple_of(MAX_MIXED * MAX_STRIDE) {
+        let range = if !row.len().is_multiple_of(MAX_MIXED * STRIDE) {
             rotate(row, center, signs, out)
         } else if center.is_empty() {
             rotate_vectors::<S, false>(simd, row, row, signs, out)
@@ -86,9 +86,8 @@ fn rotate(row: &[f32], center: &[f32], signs: &[f32], out: &mut [f32]) -> Range 
         *out = f32::from_bits(difference.to_bits() ^ sign.to_bits());
     }
     let mixed = mixed(out.len());
-    let stride = MAX_STRIDE.min(out.len() / mixed);
-    let stride = if (out.len() / mixed).is_multiple_of(stride) {
-        stride
+    let stride = if out.len().is_multiple_of(MAX_MIXED * STRIDE) {
+        STRIDE
     } else {
         out.len() / mixed
     };
@@ -125,7 +124,7 @@ fn rotate_vectors<S: Simd, const CENTERED: bool>(
     // Filled by loops: a closure passed to `from_fn` would not have the vector instructions and be called for each.
     let mut x = [simd.splat_f32s(0.0); 8];
     let (mut low, mut high, mut poison) = ([x[0]; 2], [x[0]; 2], [x[0]; 2]);
-    let stride = MAX_STRIDE / S::F32_LANES;
+    let stride = STRIDE / S::F32_LANES;
     let groups = |x| S::as_simd_f32s(x).0.chunks_exact(MAX_MIXED * stride);
     let rows = groups(row).zip(groups(center)).zip(groups(signs));
     let out = S::as_mut_simd_f32s(out).0;

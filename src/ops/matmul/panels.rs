@@ -63,7 +63,7 @@ impl Panels {
         let mut integers = Integers::default();
         let (activations, storage) = match (precision, tile.numbers) {
             (Precision::F32, _) => {
-                let words = rows.map(|row| encoder.words(row, Activations::F32).to_vec());
+                let words = rows.map(|row| encoder.words(row, Activations::F32));
                 (Activations::F32, Storage::Words(layout.fill(words)))
             }
             (Precision::F16, _) => {
@@ -76,7 +76,7 @@ impl Panels {
                 )
             }
             (Precision::Bf16, Numbers::Bf16) => {
-                let words = rows.map(|row| encoder.words(row, Activations::Bf16).to_vec());
+                let words = rows.map(|row| encoder.words(row, Activations::Bf16));
                 (Activations::Bf16, Storage::Words(layout.fill(words)))
             }
             (Precision::Bf16, _) => {

@@ -84,10 +84,10 @@ impl Encoder {
     }
 
     /// The words of one row alone, for what is not rounded to integers.
-    pub(super) fn words(&mut self, row: &[f32], activations: Activations) -> &[u32] {
-        let mut out = vec![0; row.len().div_ceil(activations.depth())];
-        self.lay_out([row].into_iter(), Form::plain(activations), 1, &mut out);
-        &self.words
+    pub(super) fn words(&mut self, row: &[f32], activations: Activations) -> Vec<u32> {
+        let mut words = vec![0; row.len().div_ceil(activations.depth())];
+        self.lay_out([row].into_iter(), Form::plain(activations), 1, &mut words);
+        words
     }
 }
 
@@ -166,6 +166,7 @@ impl<'c, R: ExactSizeIterator<Item = &'c [f32]> + Clone> WithSimd for LayOut<'_,
                 filled += 1;
             }
             let words = &encoder.words[..filled * steps];
+            // A number of rows that is known to the compiler makes it a few shuffles; the sizes are those of the AVX-512 tiles.
             match filled {
                 6 if across == 6 => interleave::<6>(words, panel),
                 8 if across == 8 => interleave::<8>(words, panel),
@@ -181,6 +182,7 @@ impl<'c, R: ExactSizeIterator<Item = &'c [f32]> + Clone> WithSimd for LayOut<'_,
     }
 }
 
+/// From `[row][step]` to `[step][row]`, for a whole panel.
 #[inline(always)]
 fn interleave<const N: usize>(words: &[u32], panel: &mut [u32]) {
     let (panel, _) = panel.as_chunks_mut::<N>();
@@ -227,7 +229,7 @@ mod tests {
             .chain([0.0, -0.0, f32::NAN, f32::INFINITY, f32::MAX])
             .collect();
         let mut encoder = Encoder::default();
-        let words = encoder.words(&odd, Activations::Bf16InF32).to_vec();
+        let words = encoder.words(&odd, Activations::Bf16InF32);
         for (&word, &x) in words.iter().zip(&odd) {
             let want = bf16::from_f32(x);
             assert!(
