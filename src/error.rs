@@ -65,9 +65,11 @@ pub enum Error {
     },
     /// More pairs than the queue ever holds: documents read in many windows.
     #[error(
-        "the request has more pairs than the queue of {limit} holds; send fewer documents or lower max_chunks_per_doc, or raise RERANKER_MAX_QUEUE_PAIRS"
+        "at least {pairs} pairs exceed the queue of {limit}; send fewer documents or lower max_chunks_per_doc, or raise RERANKER_MAX_QUEUE_PAIRS"
     )]
     TooManyPairs {
+        /// Pairs of the request as far as they were counted: documents, or windows of documents.
+        pairs: usize,
         /// The queue's size.
         limit: usize,
     },

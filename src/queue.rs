@@ -16,6 +16,8 @@
 //! Without a known speed every request is admitted, up to the limit on pairs, and none is shed.
 
 mod pace;
+#[cfg(test)]
+mod simulation;
 
 use std::collections::VecDeque;
 

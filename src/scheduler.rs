@@ -9,9 +9,10 @@
 //! A request leaves in one of three ways: answered, failed with its batch, or dropped by its owner (a client that hung
 //! up, a deadline that passed), which takes its pairs out of the queue.
 
+mod state;
+
 use std::{
     any::Any,
-    collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -25,12 +26,13 @@ use std::{
 use tokio::sync::oneshot;
 use tracing::error;
 
+use self::state::{State, Waiting};
 pub use crate::queue::Limits;
 use crate::{
     error::{Error, Result, whole_seconds},
     metrics::Metrics,
     model::{Batch, CrossEncoder},
-    queue::{Entry, Forecast, LARGE_SHARE, Pace, Queue, Refused, RequestId},
+    queue::{Entry, Pace, Refused, RequestId},
     tokenizer::Encoding,
 };
 
@@ -68,35 +70,6 @@ struct Shared {
     changed: Condvar,
 }
 
-struct State {
-    queue: Queue<Encoding>,
-    waiting: HashMap<RequestId, Waiting>,
-    workers: Vec<Worker>,
-    open: bool,
-    /// The speed of one worker.
-    pace: Pace,
-    /// The origin of the queue's times.
-    origin: Instant,
-}
-
-/// What one worker has taken from the queue and not handed out the results of.
-#[derive(Clone, Default)]
-struct Worker {
-    batches: usize,
-    tokens: usize,
-    /// When the batch that runs was begun.
-    running_since: Option<Instant>,
-}
-
-/// A request between admission and answer.
-struct Waiting {
-    logits: Vec<f32>,
-    missing: usize,
-    admitted: Instant,
-    started: Option<Instant>,
-    answer: oneshot::Sender<Result<Scored>>,
-}
-
 /// A packed batch and where its results go.
 struct Packed {
     batch: Batch,
@@ -115,14 +88,7 @@ impl Scheduler {
         let shared = Arc::new(Shared {
             settings,
             metrics,
-            state: Mutex::new(State {
-                queue: Queue::new(settings.limits),
-                waiting: HashMap::new(),
-                workers: vec![Worker::default(); models.len()],
-                open: true,
-                pace,
-                origin: Instant::now(),
-            }),
+            state: Mutex::new(State::new(settings.limits, models.len(), pace)),
             changed: Condvar::new(),
         });
         for (worker, model) in models.into_iter().enumerate() {
@@ -220,7 +186,10 @@ impl Shared {
         }
         let (count, limit) = (pairs.len(), self.settings.limits.queue_pairs);
         if count > limit {
-            return Err(Error::TooManyPairs { limit });
+            return Err(Error::TooManyPairs {
+                pairs: count,
+                limit,
+            });
         }
         state.check_alone(pairs.iter().map(Vec::len).sum(), due)?;
         let forecast = state.forecast();
@@ -240,16 +209,7 @@ impl Shared {
             Refused::Late { wait, retry_after } => Error::late(wait, retry_after),
         })?;
         let (answer, receiver) = oneshot::channel();
-        state.waiting.insert(
-            id,
-            Waiting {
-                logits: vec![f32::NAN; count],
-                missing: count,
-                admitted: Instant::now(),
-                started: None,
-                answer,
-            },
-        );
+        state.waiting.insert(id, Waiting::new(count, answer));
         drop(state);
         self.changed.notify_all();
         Ok(receiver)
@@ -277,10 +237,7 @@ impl Shared {
                 }
                 company_until = None;
                 state = self.wait(state, None);
-            } else if state.workers[worker].batches == 0
-                && !state.queue.fills_a_batch()
-                && state.open
-            {
+            } else if state.is_free(worker) && !state.queue.fills_a_batch() && state.open {
                 // The worker is free and the batch is not full: take it, unless told to wait for company.
                 let until =
                     *company_until.get_or_insert_with(|| Instant::now() + self.settings.batch_wait);
@@ -295,10 +252,7 @@ impl Shared {
                 state = self.wait(state, None);
             }
         }
-        let forecast = state.forecast();
-        let entries = state.queue.next_batch(&forecast);
-        state.workers[worker].batches += 1;
-        state.workers[worker].tokens += tokens_of(&entries);
+        let entries = state.take(worker);
         drop(state);
         // Who waits until every worker is busy before packing ahead (`may_take`) may now be right to.
         self.changed.notify_all();
@@ -352,131 +306,6 @@ impl Shared {
         let bad = logits.filter(|logit| !logit.is_finite()).count();
         self.metrics.non_finite_scores.inc_by(bad as u64);
     }
-}
-
-impl State {
-    /// A worker runs one batch; it may pack one more beside it, if that is full and no other worker could start on it at once.
-    fn may_take(&self, worker: usize) -> bool {
-        let all_busy = self.workers.iter().all(|worker| worker.batches > 0);
-        match self.workers[worker].batches {
-            0 => true,
-            1 => all_busy && self.queue.fills_a_batch(),
-            _ => false,
-        }
-    }
-
-    fn forecast(&self) -> Forecast {
-        let seconds_per_token = self.pace.seconds_per_unit();
-        let workers = self.workers.len() as f64;
-        let left = |worker: &Worker| {
-            let elapsed = worker
-                .running_since
-                .map_or(0.0, |since| since.elapsed().as_secs_f64());
-            (worker.tokens as f64 * seconds_per_token - elapsed).max(0.0)
-        };
-        Forecast {
-            now: self.origin.elapsed().as_secs_f64(),
-            busy: self.workers.iter().map(left).sum::<f64>() / workers,
-            seconds_per_token: seconds_per_token / workers,
-        }
-    }
-
-    /// Refuses what could not be done by its deadline even by workers that have nothing else to do
-    /// and are as fast as they have been at best.
-    fn check_alone(&self, tokens: usize, due: Instant) -> Result<()> {
-        let seconds = tokens as f64 * self.pace.fastest() / self.workers.len() as f64;
-        let left = due.saturating_duration_since(Instant::now());
-        if seconds <= left.as_secs_f64() * LARGE_SHARE {
-            return Ok(());
-        }
-        Err(Error::TooSlow {
-            needed: whole_seconds(seconds),
-        })
-    }
-
-    /// Refuses the waiting requests that can no longer be done in time.
-    fn shed(&mut self) {
-        let forecast = self.forecast();
-        for shed in self.queue.shed(&forecast) {
-            if let Some(waiting) = self.waiting.remove(&shed.request) {
-                let admitted = waiting.admitted.saturating_duration_since(self.origin);
-                let error = Error::late(shed.finish - admitted.as_secs_f64(), shed.late);
-                let _ = waiting.answer.send(Err(error));
-            }
-        }
-    }
-
-    fn start(&mut self, worker: usize, entries: &[Entry<Encoding>], now: Instant) {
-        self.workers[worker].running_since = Some(now);
-        for entry in entries {
-            if let Some(waiting) = self.waiting.get_mut(&entry.request) {
-                waiting.started.get_or_insert(now);
-            }
-        }
-    }
-
-    /// Hands out the results of a batch; requests that are complete, or have failed, are answered.
-    fn finish(
-        &mut self,
-        worker: usize,
-        entries: &[Entry<Encoding>],
-        result: Result<Vec<f32>>,
-        started: Instant,
-    ) {
-        let tokens = tokens_of(entries);
-        let worker = &mut self.workers[worker];
-        worker.batches -= 1;
-        worker.tokens -= tokens;
-        worker.running_since = None;
-        match result {
-            Ok(logits) => {
-                for (entry, logit) in entries.iter().zip(logits) {
-                    self.record(entry, logit);
-                }
-                self.pace.observe(tokens, started.elapsed());
-            }
-            Err(error) => {
-                for entry in entries {
-                    self.fail(entry.request, error.clone());
-                }
-            }
-        }
-    }
-
-    fn record(&mut self, entry: &Entry<Encoding>, logit: f32) {
-        if !logit.is_finite() {
-            let message = format!("pair {} of a request has the logit {logit}", entry.index);
-            error!(tokens = entry.tokens, "{message}");
-            return self.fail(entry.request, Error::Inference(message));
-        }
-        let Some(waiting) = self.waiting.get_mut(&entry.request) else {
-            return; // its owner is gone
-        };
-        waiting.logits[entry.index] = logit;
-        waiting.missing -= 1;
-        if waiting.missing == 0
-            && let Some(done) = self.waiting.remove(&entry.request)
-        {
-            let started = done.started.unwrap_or(done.admitted);
-            // Nobody may be listening any more; then nobody misses it.
-            let _ = done.answer.send(Ok(Scored {
-                logits: done.logits,
-                queued: started - done.admitted,
-                computed: started.elapsed(),
-            }));
-        }
-    }
-
-    fn fail(&mut self, request: RequestId, error: Error) {
-        if let Some(waiting) = self.waiting.remove(&request) {
-            self.queue.cancel(request);
-            let _ = waiting.answer.send(Err(error));
-        }
-    }
-}
-
-fn tokens_of(entries: &[Entry<Encoding>]) -> usize {
-    entries.iter().map(|entry| entry.tokens).sum()
 }
 
 /// Runs the model on a batch; a panic in it fails this batch and nothing else.

@@ -138,7 +138,10 @@ impl Plan {
             };
             slots.push(slot);
             if encodings.len() > most {
-                return Err(Error::TooManyPairs { limit: most });
+                return Err(Error::TooManyPairs {
+                    pairs: encodings.len(),
+                    limit: most,
+                });
             }
         }
         Ok(Pairs { encodings, slots })

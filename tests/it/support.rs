@@ -49,14 +49,30 @@ impl Answer {
 /// The program with a clean environment: what the machine has set must not leak into a test.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reranker"));
-    command
-        .env_clear()
-        .env("HOME", "/nonexistent")
-        .env("RERANKER_MODEL", "demo");
+    clean(&mut command);
     command
 }
 
+fn clean(command: &mut Command) -> &mut Command {
+    command
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .env("RERANKER_MODEL", "demo")
+}
+
 impl Server {
+    /// Starts with the demo model in a shell that has run a command such as `ulimit`, and waits until
+    /// it is ready.
+    pub(crate) fn start_under(shell: &str, options: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("/bin/bash");
+        command
+            .args(["-c", &format!("{shell}; exec \"$0\" \"$@\"")])
+            .arg(env!("CARGO_BIN_EXE_reranker"));
+        let server = Self::spawn(command, options);
+        server.wait_for_log("ready");
+        server
+    }
+
     /// Starts with the demo model and waits until it is ready.
     pub(crate) fn start(options: &[(&str, &str)]) -> Self {
         let server = Self::start_loading(options);
@@ -66,7 +82,11 @@ impl Server {
 
     /// Starts and waits only until the port is open.
     pub(crate) fn start_loading(options: &[(&str, &str)]) -> Self {
-        let mut process = program()
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_reranker")), options)
+    }
+
+    fn spawn(mut command: Command, options: &[(&str, &str)]) -> Self {
+        let mut process = clean(&mut command)
             .envs([("RERANKER_HOST", "127.0.0.1"), ("RERANKER_PORT", "0")])
             .envs(options.iter().copied())
             .arg("serve")
@@ -118,8 +138,17 @@ impl Server {
 
     /// The most memory it has had at once so far.
     pub(crate) fn peak_memory_bytes(&self) -> u64 {
+        self.memory_bytes("VmHWM:")
+    }
+
+    /// The memory it has now.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.memory_bytes("VmRSS:")
+    }
+
+    fn memory_bytes(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
         kibibytes.unwrap().parse::<u64>().unwrap() * 1024
     }
