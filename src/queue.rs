@@ -3,15 +3,16 @@
 //! Times are seconds since an origin that the caller chooses; a [`Forecast`] says how fast work is done.
 //!
 //! **Order.** The request with the least work left goes first; among equals, the one that came first.
-//! A request whose deadline leaves less than one batch of slack is urgent: it goes before all others,
-//! together with every request whose deadline is earlier, in the order of deadlines.
+//! A request whose deadline leaves less than one batch of slack is urgent, and so is every request
+//! whose deadline is earlier. While there are urgent ones, the others that go first share half a
+//! batch, and the urgent ones have the rest, in the order of deadlines: neither starves the other.
 //!
 //! **Admission.** A request is admitted, whole, if it and every request admitted before it can be
 //! done by its deadline. Requests of more than one batch may use [`LARGE_SHARE`] of their time only,
 //! so that small ones find room while large ones fill the queue.
 //!
-//! **Shedding.** When work turns out slower than forecast, requests that can no longer be done in
-//! time leave before they are computed, instead of making others late.
+//! **Shedding.** When work turns out slower than forecast, or small requests have passed large ones,
+//! some can no longer be done in time. They leave before they are computed, the largest first.
 //!
 //! Without a known speed every request is admitted, up to the limit on pairs, and none is shed.
 
@@ -19,7 +20,7 @@ mod pace;
 #[cfg(test)]
 mod simulation;
 
-use std::collections::VecDeque;
+use std::collections::{BinaryHeap, VecDeque};
 
 pub use self::pace::Pace;
 
@@ -219,59 +220,79 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Removes the requests that can no longer be done in time.
+    /// Removes requests until all that stay can be done in time: while one would be late, the
+    /// largest of those no later than it, so that as many as possible stay (J. M. Moore, "An n job,
+    /// one machine sequencing algorithm for minimizing the number of late jobs", 1968).
     pub(crate) fn shed(&mut self, forecast: &Forecast) -> Vec<Shed> {
         let mut shed = Vec::new();
         if forecast.seconds_per_token == 0.0 {
             return shed;
         }
-        let (mut work, mut pairs) = (0, 0);
-        self.line.retain(|waiting| {
-            let finish = forecast.finish(work + waiting.tokens);
-            if finish > waiting.due {
+        let mut work = 0;
+        let mut kept = BinaryHeap::new();
+        for (place, waiting) in self.line.iter().enumerate() {
+            work += waiting.tokens;
+            kept.push((waiting.tokens, place));
+            let finish = forecast.finish(work);
+            if finish > waiting.due
+                && let Some((tokens, largest)) = kept.pop()
+            {
+                work -= tokens;
                 shed.push(Shed {
-                    request: waiting.request,
+                    request: self.line[largest].request,
                     finish,
                     late: finish - waiting.due,
                 });
-                return false;
             }
-            work += waiting.tokens;
-            pairs += waiting.pairs.len();
-            true
-        });
-        (self.tokens, self.pairs) = (work, pairs);
+        }
+        for shed in &shed {
+            self.cancel(shed.request);
+        }
         shed
     }
 
     /// Takes the pairs to compute next: empty only if nothing waits.
     pub(crate) fn next_batch(&mut self, forecast: &Forecast) -> Vec<Entry<T>> {
         let mut batch = Vec::new();
-        let mut room = self.limits.batch_tokens;
-        'full: for place in self.order(forecast) {
-            let waiting = &mut self.line[place];
-            while let Some(next) = waiting.pairs.front() {
-                let is_full = next.tokens > room || batch.len() == self.limits.batch_pairs;
-                if is_full && !batch.is_empty() {
-                    break 'full;
-                }
-                room = room.saturating_sub(next.tokens);
-                waiting.tokens -= next.tokens;
-                self.tokens -= next.tokens;
-                batch.extend(waiting.pairs.pop_front());
-            }
+        let urgent = self.urgent(forecast);
+        let mut shortest_first: Vec<usize> = (0..self.line.len()).collect();
+        shortest_first.sort_by_key(|&place| self.line[place].tokens);
+        if urgent > 0 {
+            let half = self.limits.batch_tokens / 2;
+            let small = |&&place: &&usize| self.line[place].tokens <= half;
+            let small: Vec<usize> = shortest_first.iter().take_while(small).copied().collect();
+            self.fill(&mut batch, small, half);
+            self.fill(&mut batch, 0..urgent, self.limits.batch_tokens);
         }
+        self.fill(&mut batch, shortest_first, self.limits.batch_tokens);
         self.pairs -= batch.len();
         self.line.retain(|waiting| !waiting.pairs.is_empty());
         batch
     }
 
-    /// The places in line, in the order in which they are served.
-    fn order(&self, forecast: &Forecast) -> Vec<usize> {
-        let urgent = self.urgent(forecast);
-        let mut order: Vec<usize> = (0..self.line.len()).collect();
-        order[urgent..].sort_by_key(|&place| self.line[place].tokens);
-        order
+    /// Adds the pairs of requests, given by their places in line, until the next one would make it
+    /// more than so many tokens.
+    fn fill(
+        &mut self,
+        batch: &mut Vec<Entry<T>>,
+        places: impl IntoIterator<Item = usize>,
+        most: usize,
+    ) {
+        let mut tokens: usize = batch.iter().map(|entry| entry.tokens).sum();
+        for place in places {
+            let waiting = &mut self.line[place];
+            while let Some(next) = waiting.pairs.front() {
+                let fits = tokens + next.tokens <= most && batch.len() < self.limits.batch_pairs;
+                // A pair larger than a batch has one of its own.
+                if !fits && !(batch.is_empty() && most == self.limits.batch_tokens) {
+                    return;
+                }
+                tokens += next.tokens;
+                waiting.tokens -= next.tokens;
+                self.tokens -= next.tokens;
+                batch.extend(waiting.pairs.pop_front());
+            }
+        }
     }
 
     /// How many of the line, from its front, cannot be put off for a batch.
@@ -394,17 +415,20 @@ mod tests {
     }
 
     #[test]
-    fn a_large_request_that_would_be_late_is_not_passed_any_more() {
+    fn a_large_request_that_would_be_late_is_passed_by_half_a_batch_at_most() {
         let mut queue = Queue::new(limits(100, 100, 1000));
         push_by(&mut queue, 1, &[50; 20], 14.0, &at(0.0)).unwrap();
         push_by(&mut queue, 2, &[50], 20.0, &at(0.0)).unwrap();
         assert_eq!(next_at(&mut queue, &at(0.0)), [(2, 0), (1, 0)]);
-        push_by(&mut queue, 3, &[50], 20.0, &at(4.0)).unwrap();
+        for small in 3..6 {
+            push_by(&mut queue, small, &[20], 20.0, &at(4.0)).unwrap();
+        }
         assert_eq!(
             next_at(&mut queue, &at(4.0)),
-            [(1, 1), (1, 2)],
+            [(3, 0), (4, 0), (1, 1)],
             "9.5 s of work are left and 10 s of time"
         );
+        assert_eq!(next_at(&mut queue, &at(0.0)), [(5, 0), (1, 2)]);
     }
 
     #[test]

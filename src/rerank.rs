@@ -162,7 +162,8 @@ impl Reranker {
             max_length: model.max_length,
         };
         let settings = batching.settings(batch_tokens);
-        let scheduler = Scheduler::new(encoders, settings, pace, Arc::clone(metrics));
+        let scheduler = Scheduler::new(encoders, settings, pace, Arc::clone(metrics))
+            .context("cannot start the model's thread")?;
         Ok(Self {
             tokenizer: Arc::new(tokenizer),
             text,

@@ -1,10 +1,10 @@
-//! Micro-batching: concurrent requests share batches, and two threads keep each copy of the model busy.
+//! Micro-batching: concurrent requests share batches.
 //!
-//! Requests put their pairs into one `Queue` and wait for an answer. A *packer* thread takes a batch from it and
-//! packs it; a *model* thread, the only one to touch its model, computes it and hands the logits out. There is one such
-//! pair of threads, a *worker*, for each GPU. A full batch is
-//! packed while the one before it runs, if no other worker is free. One that is not full is taken the moment a worker is free: nobody waits for
-//! company (unless `batch_wait` asks for it), and whoever comes meanwhile still gets on.
+//! Requests put their pairs into one [`Queue`](crate::queue::Queue) and wait for an answer. Each copy
+//! of the model, one for each GPU, has a thread of its own, a *worker*: it takes a batch from the
+//! queue, packs it, computes it and hands the logits out. A worker that is free takes what is there:
+//! nobody waits for company (unless `batch_wait` asks for it). Nothing is taken before it can be
+//! computed, so that a small request waits for one batch at most. Packing takes microseconds.
 //!
 //! A request leaves in one of three ways: answered, failed with its batch, or dropped by its owner (a client that hung
 //! up, a deadline that passed), which takes its pairs out of the queue.
@@ -13,11 +13,11 @@ mod state;
 
 use std::{
     any::Any,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -66,25 +66,22 @@ struct Shared {
     settings: Settings,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
-    /// Something was pushed, taken, finished or closed.
+    /// Something was pushed or closed.
     changed: Condvar,
 }
 
-/// A packed batch and where its results go.
-struct Packed {
-    batch: Batch,
-    entries: Vec<Entry<Encoding>>,
-}
-
 impl Scheduler {
-    /// Starts two threads for each copy of the model. `pace` is what is known of their speed, in
-    /// seconds per token.
+    /// Starts a thread for each copy of the model. `pace` is what is known of their speed, in seconds
+    /// per token.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
     pub fn new(
         models: Vec<Box<dyn CrossEncoder>>,
         settings: Settings,
         pace: Pace,
         metrics: Arc<Metrics>,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             settings,
             metrics,
@@ -92,20 +89,15 @@ impl Scheduler {
             changed: Condvar::new(),
         });
         for (worker, model) in models.into_iter().enumerate() {
-            let (to_model, from_packer) = sync_channel(1);
-            spawn(format!("packer-{worker}"), {
-                let shared = Arc::clone(&shared);
-                move || shared.pack_batches(worker, &to_model)
-            });
-            spawn(format!("model-{worker}"), {
-                let shared = Arc::clone(&shared);
-                move || shared.run_batches(worker, model.as_ref(), &from_packer)
-            });
+            let shared = Arc::clone(&shared);
+            thread::Builder::new()
+                .name(format!("model-{worker}"))
+                .spawn(move || shared.run_batches(worker, model.as_ref()))?;
         }
-        Self {
+        Ok(Self {
             shared,
             next_id: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Scores a request's pairs by a deadline, all or none. Dropping the future takes what still
@@ -215,16 +207,6 @@ impl Shared {
         Ok(receiver)
     }
 
-    /// A worker's packer thread.
-    fn pack_batches(&self, worker: usize, to_model: &SyncSender<Packed>) {
-        while let Some(entries) = self.take_batch(worker) {
-            let batch = Batch::pack(entries.iter().map(|entry| entry.item.as_slice()));
-            if to_model.send(Packed { batch, entries }).is_err() {
-                return;
-            }
-        }
-    }
-
     /// Waits until a batch is due for this worker and takes it; `None` once closed and drained.
     fn take_batch(&self, worker: usize) -> Option<Vec<Entry<Encoding>>> {
         let mut state = self.lock();
@@ -237,8 +219,10 @@ impl Shared {
                 }
                 company_until = None;
                 state = self.wait(state, None);
-            } else if state.is_free(worker) && !state.queue.fills_a_batch() && state.open {
-                // The worker is free and the batch is not full: take it, unless told to wait for company.
+            } else if state.queue.fills_a_batch() || !state.open {
+                break;
+            } else {
+                // The batch is not full: take it, unless told to wait for company.
                 let until =
                     *company_until.get_or_insert_with(|| Instant::now() + self.settings.batch_wait);
                 let left = until.saturating_duration_since(Instant::now());
@@ -246,17 +230,9 @@ impl Shared {
                     break;
                 }
                 state = self.wait(state, Some(left));
-            } else if state.may_take(worker) {
-                break;
-            } else {
-                state = self.wait(state, None);
             }
         }
-        let entries = state.take(worker);
-        drop(state);
-        // Who waits until every worker is busy before packing ahead (`may_take`) may now be right to.
-        self.changed.notify_all();
-        Some(entries)
+        Some(state.take(worker))
     }
 
     fn wait<'a>(
@@ -278,11 +254,11 @@ impl Shared {
         }
     }
 
-    /// A worker's model thread.
-    fn run_batches(&self, worker: usize, model: &dyn CrossEncoder, from_packer: &Receiver<Packed>) {
-        for Packed { batch, entries } in from_packer {
+    /// A worker's life.
+    fn run_batches(&self, worker: usize, model: &dyn CrossEncoder) {
+        while let Some(entries) = self.take_batch(worker) {
+            let batch = Batch::pack(entries.iter().map(|entry| entry.item.as_slice()));
             let started = Instant::now();
-            self.lock().start(worker, &entries, started);
             let redone = model.batches_redone();
             let result = predict(model, &batch);
             self.metrics
@@ -295,12 +271,9 @@ impl Shared {
             }
             self.count_non_finite(&result);
             self.lock().finish(worker, &entries, result, started);
-            self.changed.notify_all();
         }
     }
-}
 
-impl Shared {
     fn count_non_finite(&self, result: &Result<Vec<f32>>) {
         let logits = result.iter().flatten();
         let bad = logits.filter(|logit| !logit.is_finite()).count();
@@ -336,13 +309,6 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message")
-}
-
-fn spawn(name: String, run: impl FnOnce() + Send + 'static) {
-    thread::Builder::new()
-        .name(name)
-        .spawn(run)
-        .expect("the operating system gives us threads at start");
 }
 
 #[cfg(test)]

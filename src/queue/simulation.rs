@@ -12,6 +12,9 @@ const SPEED: f64 = 20_000.0;
 /// Seconds that a request may take.
 const DEADLINE: f64 = 10.0;
 
+/// The share of that in which a request must be scored.
+const SCORING_SHARE: f64 = 0.98;
+
 /// Tokens of a pair.
 const PAIR: usize = 60;
 
@@ -103,7 +106,7 @@ impl Simulation {
 
     fn arrive(&mut self, request: RequestId, arrival: &Arrival) {
         let items = vec![((), PAIR); arrival.pairs];
-        let due = arrival.at + DEADLINE;
+        let due = arrival.at + SCORING_SHARE * DEADLINE;
         let forecast = self.forecast(arrival.at);
         match self.queue.push(request, items.into_iter(), due, &forecast) {
             Ok(()) => {

@@ -18,7 +18,8 @@ use crate::{
 pub(super) struct State {
     pub(super) queue: Queue<Encoding>,
     pub(super) waiting: HashMap<RequestId, Waiting>,
-    workers: Vec<Worker>,
+    /// What each worker computes.
+    workers: Vec<Option<Running>>,
     pub(super) open: bool,
     /// The speed of one worker.
     pace: Pace,
@@ -26,13 +27,11 @@ pub(super) struct State {
     pub(super) origin: Instant,
 }
 
-/// What one worker has taken from the queue and not handed out the results of.
-#[derive(Clone, Default)]
-struct Worker {
-    batches: usize,
+/// The batch that a worker computes.
+#[derive(Clone, Copy)]
+struct Running {
     tokens: usize,
-    /// When the batch that runs was begun.
-    running_since: Option<Instant>,
+    since: Instant,
 }
 
 /// A request between admission and answer.
@@ -63,49 +62,40 @@ impl State {
         Self {
             queue: Queue::new(limits),
             waiting: HashMap::new(),
-            workers: vec![Worker::default(); workers],
+            workers: vec![None; workers],
             open: true,
             pace,
             origin: Instant::now(),
         }
     }
 
-    /// Whether a worker has no batch.
-    pub(super) fn is_free(&self, worker: usize) -> bool {
-        self.workers[worker].batches == 0
-    }
-
     /// Takes the next batch from the queue for a worker.
     pub(super) fn take(&mut self, worker: usize) -> Vec<Entry<Encoding>> {
         let forecast = self.forecast();
         let entries = self.queue.next_batch(&forecast);
-        self.workers[worker].batches += 1;
-        self.workers[worker].tokens += tokens_of(&entries);
-        entries
-    }
-
-    /// A worker runs one batch; it may pack one more beside it, if that is full and no other worker could start on it at once.
-    pub(super) fn may_take(&self, worker: usize) -> bool {
-        let all_busy = self.workers.iter().all(|worker| worker.batches > 0);
-        match self.workers[worker].batches {
-            0 => true,
-            1 => all_busy && self.queue.fills_a_batch(),
-            _ => false,
+        let since = Instant::now();
+        self.workers[worker] = Some(Running {
+            tokens: tokens_of(&entries),
+            since,
+        });
+        for entry in &entries {
+            if let Some(waiting) = self.waiting.get_mut(&entry.request) {
+                waiting.started.get_or_insert(since);
+            }
         }
+        entries
     }
 
     pub(super) fn forecast(&self) -> Forecast {
         let seconds_per_token = self.pace.seconds_per_unit();
         let workers = self.workers.len() as f64;
-        let left = |worker: &Worker| {
-            let elapsed = worker
-                .running_since
-                .map_or(0.0, |since| since.elapsed().as_secs_f64());
-            (worker.tokens as f64 * seconds_per_token - elapsed).max(0.0)
+        let left = |running: &Running| {
+            let needed = running.tokens as f64 * seconds_per_token;
+            (needed - running.since.elapsed().as_secs_f64()).max(0.0)
         };
         Forecast {
             now: self.origin.elapsed().as_secs_f64(),
-            busy: self.workers.iter().map(left).sum::<f64>() / workers,
+            busy: self.workers.iter().flatten().map(left).sum::<f64>() / workers,
             seconds_per_token: seconds_per_token / workers,
         }
     }
@@ -135,15 +125,6 @@ impl State {
         }
     }
 
-    pub(super) fn start(&mut self, worker: usize, entries: &[Entry<Encoding>], now: Instant) {
-        self.workers[worker].running_since = Some(now);
-        for entry in entries {
-            if let Some(waiting) = self.waiting.get_mut(&entry.request) {
-                waiting.started.get_or_insert(now);
-            }
-        }
-    }
-
     /// Hands out the results of a batch; requests that are complete, or have failed, are answered.
     pub(super) fn finish(
         &mut self,
@@ -152,17 +133,13 @@ impl State {
         result: Result<Vec<f32>>,
         started: Instant,
     ) {
-        let tokens = tokens_of(entries);
-        let worker = &mut self.workers[worker];
-        worker.batches -= 1;
-        worker.tokens -= tokens;
-        worker.running_since = None;
+        self.workers[worker] = None;
         match result {
             Ok(logits) => {
                 for (entry, logit) in entries.iter().zip(logits) {
                     self.record(entry, logit);
                 }
-                self.pace.observe(tokens, started.elapsed());
+                self.pace.observe(tokens_of(entries), started.elapsed());
             }
             Err(error) => {
                 for entry in entries {

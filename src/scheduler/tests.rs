@@ -81,12 +81,9 @@ fn bench(batch_tokens: usize, queue_pairs: usize) -> Bench {
         batch_wait: Duration::ZERO,
     };
     Bench {
-        scheduler: Arc::new(Scheduler::new(
-            vec![model],
-            settings,
-            Pace::new(1),
-            Arc::default(),
-        )),
+        scheduler: Arc::new(
+            Scheduler::new(vec![model], settings, Pace::new(1), Arc::default()).unwrap(),
+        ),
         seen,
         outcomes,
     }
@@ -151,18 +148,19 @@ async fn a_batch_starts_at_once_and_latecomers_share_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_batch_is_packed_while_one_runs() {
+async fn a_small_request_is_in_the_next_batch() {
     let bench = bench(4, 100);
-    let first = bench.submit(vec![vec![1]]);
-    bench.next_batch();
-    let second = bench.submit(vec![vec![1, 1, 1, 1]; 3]);
-    // One of the three full batches leaves the queue although the model is busy; the others wait.
+    let large = bench.submit(vec![vec![1, 1, 1, 1]; 3]);
+    assert_eq!(bench.next_batch(), [vec![1; 4]]);
     bench.queued(2).await;
+    let small = bench.submit(vec![vec![2]]);
+    bench.queued(3).await;
     for _ in 0..4 {
         bench.let_it(Outcome::Sum);
     }
-    assert_eq!(logits(first.await), [1.0]);
-    assert_eq!(logits(second.await), [4.0; 3]);
+    assert_eq!(bench.next_batch(), [vec![2]]);
+    assert_eq!(logits(small.await), [2.0]);
+    assert_eq!(logits(large.await), [4.0; 3]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,8 +226,7 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
     let running = bench.submit(vec![vec![1]]);
     bench.next_batch();
     let waiting = bench.submit(vec![vec![2]; 3]);
-    // One of the three is packed beside the running one.
-    bench.queued(2).await;
+    bench.queued(3).await;
     let error = bench
         .scheduler
         .score(vec![vec![3]; 2], due())
@@ -238,7 +235,7 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
     assert_eq!(
         error,
         Error::Overloaded {
-            queued: 2,
+            queued: 3,
             refused: 2,
             limit: 3,
             retry_after: Duration::from_secs(1)
@@ -256,7 +253,7 @@ async fn closing_answers_those_inside_and_refuses_the_rest() {
     let bench = bench(2, 100);
     let inside = bench.submit(vec![vec![1, 1]; 3]);
     bench.next_batch();
-    bench.queued(1).await;
+    bench.queued(2).await;
     bench.scheduler.close();
     assert_eq!(
         bench.scheduler.score(vec![vec![1]], due()).await,
@@ -266,7 +263,7 @@ async fn closing_answers_those_inside_and_refuses_the_rest() {
         bench.let_it(Outcome::Sum);
     }
     assert_eq!(logits(inside.await), [2.0; 3]);
-    // Both threads end: the model goes with the second one, and its end of the channel.
+    // The thread ends, and with it the model and its end of the channel.
     assert!(bench.seen.iter().count() <= 2);
 }
 
@@ -283,12 +280,8 @@ async fn waiting_for_company_is_possible_when_asked_for() {
         limits,
         batch_wait: Duration::from_hours(1),
     };
-    let scheduler = Arc::new(Scheduler::new(
-        vec![model],
-        settings,
-        Pace::new(1),
-        Arc::default(),
-    ));
+    let scheduler =
+        Arc::new(Scheduler::new(vec![model], settings, Pace::new(1), Arc::default()).unwrap());
     let answers: VecDeque<_> = (1..=3)
         .map(|n| {
             let scheduler = Arc::clone(&scheduler);
@@ -314,7 +307,8 @@ fn pair_of_workers(batch_tokens: usize) -> (Arc<Scheduler>, [Script; 2]) {
         limits,
         batch_wait: Duration::ZERO,
     };
-    let scheduler = Scheduler::new(vec![first, second], settings, Pace::new(1), Arc::default());
+    let scheduler =
+        Scheduler::new(vec![first, second], settings, Pace::new(1), Arc::default()).unwrap();
     (Arc::new(scheduler), [a, b])
 }
 
@@ -325,11 +319,11 @@ async fn workers_share_the_queue_and_none_idles_while_another_hoards() {
         let scheduler = Arc::clone(&scheduler);
         async move { scheduler.score(vec![vec![1; 4]; 6], due()).await }
     });
-    // Two batches run, two are packed beside them, two wait.
+    // Two batches run, four wait.
     for (seen, _) in &workers {
         assert_eq!(seen.recv_timeout(LONG).unwrap(), [vec![1; 4]]);
     }
-    queued(&scheduler, 2).await;
+    queued(&scheduler, 4).await;
     for (_, outcomes) in &workers {
         for _ in 0..6 {
             let _ = outcomes.send(Outcome::Sum);

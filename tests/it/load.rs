@@ -163,13 +163,16 @@ fn what_takes_longer_than_its_deadline_even_alone_is_refused_at_once() {
 fn overload_is_answered_at_once_and_costs_no_answers() {
     const DEADLINE: Duration = Duration::from_secs(5);
     let server = Server::start(&[("RERANKER_DEADLINE_MS", "5000")]);
-    let body = large_request();
+    let documents: Vec<Value> = (0..40)
+        .map(|i| json!(format!("{i} un serveur web rapide et léger pour les fichiers statiques")))
+        .collect();
+    let body = json!({"query": "serveur web", "documents": documents}).to_string();
     let began = Instant::now();
     let answers: Vec<(u16, Option<u64>, Duration)> = thread::scope(|scope| {
-        let clients: Vec<_> = (0..60)
+        let clients: Vec<_> = (0..400)
             .map(|_| {
                 scope.spawn(|| {
-                    let answer = server.post("/rerank", &body);
+                    let answer = server.post("/v1/rerank", &body);
                     let retry_after = answer.header("retry-after").map(|s| s.parse().unwrap());
                     (answer.status, retry_after, began.elapsed())
                 })
