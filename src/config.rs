@@ -5,9 +5,10 @@
 
 mod access;
 mod http;
+mod hub;
 mod values;
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{env, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::{Arg, Args, Command, builder::BoolishValueParser};
@@ -15,6 +16,7 @@ use clap::{Arg, Args, Command, builder::BoolishValueParser};
 pub use self::{
     access::{AccessArgs, AccessSettings, KeySettings, TlsFiles},
     http::{HttpArgs, HttpSettings},
+    hub::HubArgs,
     values::{Device, LogLevel, Origin, Secret},
 };
 use crate::{
@@ -105,21 +107,9 @@ pub struct ModelArgs {
     )]
     pub token_cache_mb: usize,
 
-    /// Access token for gated or private repositories
-    #[arg(long, env = "HF_TOKEN", hide_env_values = true, value_name = "TOKEN")]
-    pub hf_token: Option<Secret>,
-
-    /// Directory of the Hugging Face cache, shared with Python's [default: ~/.cache/huggingface]
-    #[arg(long, env = "HF_HOME", value_name = "DIR")]
-    pub hf_home: Option<PathBuf>,
-
-    /// Address of the hub or of a mirror [default: `https://huggingface.co`]
-    #[arg(long, env = "HF_ENDPOINT", value_name = "URL")]
-    pub hf_endpoint: Option<String>,
-
-    /// Use only what the cache holds already
-    #[arg(long, env = "HF_HUB_OFFLINE", num_args = 0..=1, default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL")]
-    pub hf_hub_offline: bool,
+    /// The hub and its cache.
+    #[command(flatten)]
+    pub hub: HubArgs,
 }
 
 /// How requests share the model.
@@ -366,15 +356,7 @@ impl ModelArgs {
         Ok(ModelSettings {
             id: self.model.clone(),
             source: Source::parse(&self.model, self.revision.as_deref())?,
-            hub: HubSettings {
-                endpoint: non_empty(self.hf_endpoint.as_deref()),
-                token: self
-                    .hf_token
-                    .as_ref()
-                    .and_then(|token| non_empty(Some(token.expose()))),
-                offline: self.hf_hub_offline,
-                ..HubSettings::new(self.hf_home().join("hub"))
-            },
+            hub: self.hub.resolve(),
             device: self.device.clone(),
             require_gpu: self.require_gpu,
             backend: self.backend,
@@ -382,17 +364,6 @@ impl ModelArgs {
             max_length: self.max_length,
             token_cache_mb: self.token_cache_mb,
         })
-    }
-
-    fn hf_home(&self) -> PathBuf {
-        self.hf_home
-            .clone()
-            .filter(|dir| !dir.as_os_str().is_empty())
-            .unwrap_or_else(|| {
-                env::home_dir()
-                    .unwrap_or_default()
-                    .join(".cache/huggingface")
-            })
     }
 }
 
@@ -492,6 +463,6 @@ mod tests {
     fn secrets_do_not_show() {
         let args = parse(&["--hf-token", "hf_secret"]);
         assert!(!format!("{args:?}").contains("hf_secret"));
-        assert_eq!(args.model.hf_token.unwrap().expose(), "hf_secret");
+        assert_eq!(args.model.hub.hf_token.unwrap().expose(), "hf_secret");
     }
 }

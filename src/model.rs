@@ -7,13 +7,14 @@ mod demo;
 mod device;
 #[cfg(feature = "cuda")]
 mod gpu;
+mod growth;
 mod names;
 mod reference;
 pub mod source;
 mod weights;
 mod xlm_roberta;
 
-use std::{borrow::Cow, fs, path::Path, sync::Arc, time::Instant};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum as _;
@@ -225,11 +226,14 @@ impl Checkpoint {
     }
 
     fn from_files(files: &ModelFiles) -> Result<Self> {
-        let config = read(&files.config)?;
+        let config = source::read(&files.config)?;
+        let tokenizer = source::read(&files.tokenizer)?;
+        growth::check(&tokenizer)
+            .with_context(|| format!("cannot use {}", files.tokenizer.display()))?;
         Ok(Self {
             config: ModelConfig::parse(&config)
                 .with_context(|| format!("cannot use {}", files.config.display()))?,
-            tokenizer: read(&files.tokenizer)?.into(),
+            tokenizer: tokenizer.into(),
             commit: files.commit.clone(),
             weights: Weights::map(&files.weights)?,
         })
@@ -335,10 +339,6 @@ pub fn peaks() -> serde_json::Value {
         });
     }
     peaks
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 #[cfg(test)]

@@ -5,6 +5,10 @@ use serde_json::{Map, Value};
 
 const ARCHITECTURE: &str = "XLMRobertaForSequenceClassification";
 
+/// Weights of the whole network, three times those of the largest XLM-RoBERTa. What a size has no
+/// bound for here is bounded by the tensors that have to be there.
+const MAX_WEIGHTS: usize = 1 << 35;
+
 /// Shapes and constants of the network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -39,13 +43,13 @@ impl ModelConfig {
         let fields = Fields(&fields);
         fields.check_supported()?;
         let config = Self {
-            vocabulary: fields.size("vocab_size")?,
-            hidden: fields.size("hidden_size")?,
-            layers: fields.size("num_hidden_layers")?,
-            heads: fields.size("num_attention_heads")?,
-            intermediate: fields.size("intermediate_size")?,
-            positions: fields.size("max_position_embeddings")?,
-            token_types: fields.size("type_vocab_size")?,
+            vocabulary: fields.size("vocab_size", 1 << 24)?,
+            hidden: fields.size("hidden_size", 1 << 16)?,
+            layers: fields.size("num_hidden_layers", 1 << 10)?,
+            heads: fields.size("num_attention_heads", 1 << 10)?,
+            intermediate: fields.size("intermediate_size", 1 << 18)?,
+            positions: fields.size("max_position_embeddings", 1 << 20)?,
+            token_types: fields.size("type_vocab_size", 1 << 10)?,
             pad_token_id: fields.pad_token_id()?,
             layer_norm_eps: fields.layer_norm_eps()?,
         };
@@ -56,12 +60,24 @@ impl ModelConfig {
             config.heads
         );
         ensure!(
+            config.weights() <= MAX_WEIGHTS,
+            "a network with these sizes has {} weights, and {MAX_WEIGHTS} are the most that is supported",
+            config.weights()
+        );
+        ensure!(
             config.longest_input() > 0,
             "field `max_position_embeddings` is {}, which leaves no position after `pad_token_id` = {}",
             config.positions,
             config.pad_token_id
         );
         Ok(config)
+    }
+
+    /// Numbers in the tables and the large matrices; the bounds of the sizes keep it from overflowing.
+    fn weights(&self) -> usize {
+        let rows = self.vocabulary + self.positions + self.token_types;
+        let layer = 4 * self.hidden * self.hidden + 2 * self.hidden * self.intermediate;
+        rows * self.hidden + self.layers * layer
     }
 
     /// The longest sequence the position table has room for, in tokens.
@@ -79,14 +95,14 @@ impl Fields<'_> {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
-    fn size(&self, name: &str) -> Result<usize> {
+    fn size(&self, name: &str, most: usize) -> Result<usize> {
         let Some(value) = self.get(name) else {
             bail!("field `{name}` is missing");
         };
         let size = value.as_u64().and_then(|n| usize::try_from(n).ok());
         match size {
-            Some(size) if (1..=1 << 24).contains(&size) => Ok(size),
-            _ => bail!("field `{name}` is {value}, not a whole number from 1 to 16777216"),
+            Some(size) if (1..=most).contains(&size) => Ok(size),
+            _ => bail!("field `{name}` is {value}, not a whole number from 1 to {most}"),
         }
     }
 
@@ -227,6 +243,17 @@ mod tests {
                 json!(1u64 << 40),
                 "`vocab_size` is 1099511627776",
             ),
+            (
+                "num_hidden_layers",
+                json!(1 << 20),
+                "`num_hidden_layers` is 1048576",
+            ),
+            (
+                "max_position_embeddings",
+                json!(u64::MAX),
+                "`max_position_embeddings` is 18446744073709551615",
+            ),
+            ("hidden_size", json!(1 << 16), "weights"),
             ("pad_token_id", json!(-1), "`pad_token_id` is -1"),
             ("layer_norm_eps", json!("small"), "`layer_norm_eps`"),
             (

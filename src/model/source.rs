@@ -13,6 +13,7 @@ mod files;
 mod hub;
 mod progress;
 
+pub(super) use files::read;
 pub use progress::Progress;
 
 /// The revision of a hub model when none is given.
@@ -43,43 +44,67 @@ pub struct HubModel {
 pub struct HubSettings {
     /// The hub's address (`HF_ENDPOINT`); the public hub if absent.
     pub endpoint: Option<String>,
-    /// The access token (`HF_TOKEN`); if absent, the file `token` beside the cache directory is
-    /// used where a login left one, as every client of the hub does.
+    /// The access token (`HF_TOKEN`).
     pub token: Option<String>,
-    /// The cache directory, `$HF_HOME/hub`, in the layout that all of the hub's clients share.
+    /// Where a login may have left a token (`HF_TOKEN_PATH`), for when none was given.
+    pub token_file: Option<PathBuf>,
+    /// The cache directory (`HF_HUB_CACHE`), in the layout that all of the hub's clients share.
     pub cache_dir: PathBuf,
     /// Use the cache alone (`HF_HUB_OFFLINE`).
     pub offline: bool,
-    /// How long the hub may stay silent before it counts as unreachable.
+    /// How long the hub may stay silent before it counts as unreachable
+    /// (`HF_HUB_DOWNLOAD_TIMEOUT`).
     pub timeout: Duration,
+    /// How long all questions to the hub may take together when the cache has a complete copy
+    /// (`HF_HUB_ETAG_TIMEOUT`).
+    pub question_timeout: Duration,
+    /// How the hub is reached where it is not reached directly.
+    pub proxies: Proxies,
+}
+
+/// Proxies by scheme; an address may have user and password.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// For addresses that start with https (`HTTPS_PROXY`, `ALL_PROXY`).
+    pub https: Option<String>,
+    /// For addresses that start with http (`HTTP_PROXY`, `ALL_PROXY`).
+    pub http: Option<String>,
+    /// Hosts that are reached directly (`NO_PROXY`).
+    pub except: String,
 }
 
 impl HubSettings {
     /// The [`timeout`](Self::timeout) for when there is no reason for another one.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+    /// The [`question_timeout`](Self::question_timeout) likewise.
+    pub const DEFAULT_QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 
     /// Settings for the public hub, online, without a token of their own.
     pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
         Self {
             endpoint: None,
             token: None,
+            token_file: None,
             cache_dir: cache_dir.into(),
             offline: false,
             timeout: Self::DEFAULT_TIMEOUT,
+            question_timeout: Self::DEFAULT_QUESTION_TIMEOUT,
+            proxies: Proxies::default(),
         }
     }
 }
 
-/// Leaves out the token, so that settings can be logged.
+/// Leaves out the token and passwords, so that settings can be logged.
 impl fmt::Debug for HubSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HubSettings")
-            .field("endpoint", &self.endpoint)
             .field("token", &self.token.as_ref().map(|_| "(hidden)"))
+            .field("token_file", &self.token_file)
             .field("cache_dir", &self.cache_dir)
             .field("offline", &self.offline)
             .field("timeout", &self.timeout)
-            .finish()
+            .field("question_timeout", &self.question_timeout)
+            .finish_non_exhaustive()
     }
 }
 
@@ -200,7 +225,10 @@ fn directory(path: &Path) -> Result<ModelFiles> {
         "model `{shown}` is a file: give the directory that holds {}",
         files::NEEDED
     );
-    let files = files::find(path)?;
+    let files = files::find(path).map_err(|error| match files::meant_instead_of(path) {
+        Some(hint) => error.context(hint),
+        None => error,
+    })?;
     for weights in &files.weights {
         files::check_whole(weights)?;
     }
@@ -319,5 +347,27 @@ mod tests {
                 .contains("write the path out")
         );
         assert!(fetched("./Cargo.toml").unwrap_err().contains("is a file"));
+    }
+
+    #[test]
+    fn a_directory_above_the_one_that_was_meant_has_a_hint() {
+        let home = tempfile::tempdir().unwrap();
+        let model = home.path().join("hub/models--acme--reranker");
+        let snapshot = model.join("snapshots/abc");
+        std::fs::create_dir_all(&snapshot).unwrap();
+        std::fs::write(snapshot.join("config.json"), "{}").unwrap();
+        for (given, hint) in [
+            (model.clone(), &*snapshot),
+            (model.join("snapshots"), &*snapshot),
+            (home.path().join("hub"), &*home.path().join("hub")),
+            (home.path().to_owned(), &*home.path().join("hub")),
+        ] {
+            let message = fetched(given.to_str().unwrap()).unwrap_err();
+            let hint = format!("`{}`", hint.display());
+            assert!(message.contains(&hint), "{message}");
+            assert!(message.contains("config.json` is missing"), "{message}");
+        }
+        let message = fetched(snapshot.to_str().unwrap()).unwrap_err();
+        assert!(!message.contains("is not the directory"), "{message}");
     }
 }

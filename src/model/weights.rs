@@ -1,6 +1,7 @@
 //! The tensors of a checkpoint: safetensors files, memory-mapped or embedded, read out as `f32`.
 
 use std::{
+    collections::HashMap,
     fs::File,
     ops::Range,
     path::{Path, PathBuf},
@@ -10,7 +11,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use half::{bf16, f16, slice::HalfFloatSliceExt as _};
 use memmap2::{Mmap, UncheckedAdvice};
 use rayon::prelude::*;
-use safetensors::{Dtype, SafeTensors, tensor::Metadata};
+use safetensors::{
+    Dtype, SafeTensors,
+    tensor::{Metadata, TensorInfo},
+};
+
+use super::names;
 
 /// All shards of a checkpoint.
 pub(super) struct Weights {
@@ -22,6 +28,8 @@ struct Shard {
     name: String,
     bytes: Bytes,
     metadata: Metadata,
+    /// What tensors are called in the file, by the names that transformers gives them.
+    names: HashMap<String, String>,
     /// Where the header ends and the data begin.
     data_start: usize,
 }
@@ -82,10 +90,8 @@ impl Weights {
     /// Every tensor's name and shape.
     pub(super) fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
         self.shards.iter().flat_map(|shard| {
-            let tensors = shard.metadata.tensors();
-            tensors
-                .into_iter()
-                .map(|(name, info)| (name, info.shape.clone()))
+            let named = |name: &String| Some((name.clone(), shard.info(name)?.shape.clone()));
+            shard.names.keys().filter_map(named)
         })
     }
 
@@ -159,20 +165,28 @@ impl Weights {
         let found = self
             .shards
             .iter()
-            .find_map(|shard| Some((shard, shard.metadata.info(name)?)));
+            .find_map(|shard| Some((shard, shard.info(name)?)));
         let Some((shard, info)) = found else {
-            let files: Vec<&str> = self
-                .shards
-                .iter()
-                .map(|shard| shard.name.as_str())
-                .collect();
-            bail!("{}: tensor `{name}` is missing", files.join(", "));
+            let shards = self.shards.iter();
+            let files: Vec<&str> = shards.clone().map(|shard| shard.name.as_str()).collect();
+            let present = shards.flat_map(|shard| shard.names.values());
+            bail!(
+                "{}: tensor `{name}` is missing{}",
+                files.join(", "),
+                names::hint(name, present.map(String::as_str))
+            );
         };
         ensure!(
             info.shape == shape,
             "{}: tensor `{name}` has shape {:?}, but config.json asks for {shape:?}",
             shard.name,
             info.shape
+        );
+        ensure!(
+            matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16),
+            "{}: tensor `{name}`: its type is {:?}; F32, F16 and BF16 are supported",
+            shard.name,
+            info.dtype
         );
         let (start, end) = info.data_offsets;
         Ok((
@@ -202,14 +216,24 @@ impl Shard {
                     bytes.as_slice().len()
                 )
             })?;
-        // The length of the header is itself stored in the first 8 bytes.
-        let data_start = header + 8;
+        let mut canonical = HashMap::new();
+        for tensor in metadata.offset_keys() {
+            if let Some(other) = canonical.insert(names::canonical(&tensor), tensor.clone()) {
+                bail!("{name}: tensors `{tensor}` and `{other}` are the same part of the network");
+            }
+        }
         Ok(Self {
             name,
             bytes,
+            names: canonical,
             metadata,
-            data_start,
+            // The length of the header is itself stored in the first 8 bytes.
+            data_start: header + 8,
         })
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.metadata.info(self.names.get(name)?)
     }
 }
 
@@ -230,7 +254,7 @@ fn convert(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) -> Result<()> {
         Dtype::BF16 => append_half(bytes, bf16::from_le_bytes, out, |halves, out| {
             halves.convert_to_f32_slice(out);
         }),
-        other => bail!("its type is {other:?}; F32, F16 and BF16 are supported"),
+        other => bail!("its type is {other:?}"),
     }
     Ok(())
 }
@@ -319,6 +343,35 @@ mod tests {
     }
 
     #[test]
+    fn a_header_that_lies_is_refused() {
+        let most = u64::MAX;
+        for header in [
+            r#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,8]}}"#.to_owned(),
+            r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}"#.to_owned(),
+            r#"{"w":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}"#.to_owned(),
+            r#"{"w":{"dtype":"X9","shape":[1],"data_offsets":[0,4]}}"#.to_owned(),
+            r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#.to_owned(),
+            format!(r#"{{"w":{{"dtype":"F32","shape":[{most},{most}],"data_offsets":[0,4]}}}}"#),
+            format!(r#"{{"w":{{"dtype":"F32","shape":[1],"data_offsets":[{most},{most}]}}}}"#),
+            format!(
+                r#"{{"w":{{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,{most}]}}}}"#
+            ),
+            // Two tensors in the same place.
+            r#"{"v":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
+                "w":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#
+                .to_owned(),
+        ] {
+            let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+            bytes.extend(header.bytes());
+            bytes.resize(bytes.len() + 8, 0);
+            let error = Weights::embedded("m", bytes.leak()).err();
+            let error = error.unwrap_or_else(|| panic!("accepted: {header}"));
+            let says = format!("{error:#}");
+            assert!(says.contains("not a whole safetensors file"), "{says}");
+        }
+    }
+
+    #[test]
     fn a_mapped_file_reads_the_same_after_its_pages_were_dropped() {
         let data: Vec<u8> = (0..4 * 5000u32).map(|i| (i % 64) as u8).collect();
         let whole = file(Dtype::F32, &data, vec![5000]);
@@ -335,5 +388,51 @@ mod tests {
                 .read("w", &[5000])
                 .unwrap()
         );
+    }
+
+    #[test]
+    fn a_type_narrower_than_a_byte_is_refused() {
+        let four_bits = file(Dtype::F4, &[0; 8], vec![16]);
+        let weights = Weights::embedded("m", four_bits).unwrap();
+        let narrow: fn(&[f32], &mut [f32]) = |_, _| {};
+        let error = weights.read_as("w", &[16], narrow).unwrap_err();
+        assert!(format!("{error:#}").contains("its type is F4"), "{error:#}");
+    }
+
+    fn named(names: &[&str]) -> Result<Weights> {
+        let tensors = names.iter().map(|name| {
+            let view = TensorView::new(Dtype::F32, vec![1], &[0, 0, 0x80, 0x3f]).unwrap();
+            (*name, view)
+        });
+        let bytes = safetensors::serialize(tensors, None).unwrap().leak();
+        Weights::embedded("m", bytes)
+    }
+
+    #[test]
+    fn tensors_of_a_wrapped_network_are_found() {
+        let weights = named(&["model.roberta.embeddings.x", "model.classifier.y"]).unwrap();
+        assert_eq!(weights.read("roberta.embeddings.x", &[1]).unwrap(), [1.0]);
+        assert_eq!(weights.read("classifier.y", &[1]).unwrap(), [1.0]);
+        let mut tensors: Vec<String> = weights.tensors().map(|(name, _)| name).collect();
+        tensors.sort();
+        assert_eq!(tensors, ["classifier.y", "roberta.embeddings.x"]);
+    }
+
+    #[test]
+    fn two_tensors_for_one_place_are_refused() {
+        let error = named(&["module.roberta.x", "roberta.x"]).err().unwrap();
+        let error = error.to_string();
+        assert!(error.contains("`module.roberta.x`") && error.contains("`roberta.x`"));
+    }
+
+    #[test]
+    fn another_prefix_is_named_beside_the_expected_one() {
+        let weights = named(&["transformer.embeddings.x"]).unwrap();
+        let missing = |name| weights.read(name, &[1]).unwrap_err().to_string();
+        let error = missing("roberta.embeddings.x");
+        for part in ["`transformer.`", "`roberta.`", "save_pretrained"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(missing("classifier.dense.weight").contains("encoder for embeddings"));
     }
 }

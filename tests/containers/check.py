@@ -19,9 +19,16 @@ PORT = 8002
 LEAST_START_PERIOD = 120  # seconds, as in the compose file that ours replaces
 DRAIN = 30  # seconds: the default of RERANKER_DRAIN_TIMEOUT_MS
 SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL")
-NO_SECRETS = {"RERANKER_API_KEY_FILE", "RERANKER_TLS_KEY", "RERANKER_TOKEN_CACHE_MB"}  # paths and a size
+# Paths, a size and a switch.
+NO_SECRETS = {
+    "RERANKER_API_KEY_FILE",
+    "RERANKER_TLS_KEY",
+    "RERANKER_TOKEN_CACHE_MB",
+    "HF_TOKEN_PATH",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN",
+}
 # What the image decides by itself, so that a compose file need not pass it on.
-FIXED = {"RERANKER_HOST", "RERANKER_PORT", "HF_HOME"}
+FIXED = {"RERANKER_HOST", "RERANKER_PORT", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH"}
 
 
 def read(name):

@@ -12,6 +12,9 @@ use tempfile::TempDir;
 use server::{COMMIT, Fault, Hub, MODEL, Request, etag};
 
 mod failures;
+mod fallback;
+mod hostile;
+mod proxies;
 mod server;
 
 const NEXT_COMMIT: &str = "fedcba9876543210fedcba9876543210fedcba98";
@@ -45,6 +48,7 @@ impl Setup {
         let home = tempfile::tempdir().unwrap();
         let mut settings = HubSettings::new(home.path().join("hub"));
         settings.endpoint = Some(format!("{}/", hub.url));
+        settings.token_file = Some(home.path().join("token"));
         Self {
             hub,
             home,
@@ -274,12 +278,12 @@ fn the_token_of_a_login_is_used() {
 fn a_revision_with_a_slash_and_a_commit_are_found() {
     let mut setup = Setup::usual();
     setup.hub.state().revision = "refs/pr/1";
-    for revision in ["refs/pr/1", COMMIT] {
+    for revision in [COMMIT, "refs/pr/1"] {
         setup.source = Source::parse(MODEL, Some(revision)).unwrap();
         assert_eq!(setup.fetch().unwrap().commit.as_deref(), Some(COMMIT));
-        let reference = setup.model_dir().join("refs").join(revision);
-        assert_eq!(fs::read_to_string(reference).unwrap(), COMMIT);
     }
+    let reference = setup.model_dir().join("refs/refs/pr/1");
+    assert_eq!(fs::read_to_string(reference).unwrap(), COMMIT);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod api;
+mod checkpoints;
 mod cli;
 mod documents;
 mod formats;

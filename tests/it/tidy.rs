@@ -25,7 +25,10 @@ const ONLY_IN: [(&[&str], &[&str]); 9] = [
     ),
     (&["cudarc"], &["ops/cuda"]),
     (&["std::arch"], &["ops/matmul"]),
-    (&["env::var", "env::vars", "home_dir"], &["config.rs"]),
+    (
+        &["env::var", "env::vars", "home_dir"],
+        &["config.rs", "config/hub.rs"],
+    ),
     (&["top_k", "rerank_score"], &["http/wire"]),
     (
         &["utoipa::"],

@@ -1,9 +1,9 @@
 //! What belongs to a model in a directory, and whether its weights are whole.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::fs::File;
+use std::io::{Read, Seek as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 use serde_json::{Map, Value};
@@ -18,8 +18,62 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 pub(super) const NEEDED: &str = "config.json, tokenizer.json and model.safetensors (or \
                                  model.safetensors.index.json with its shards)";
 
-/// The limit of the safetensors format itself, in bytes.
-const MAX_HEADER: u64 = 100_000_000;
+/// Bytes of all weights together: four times the largest XLM-RoBERTa in f32.
+pub(super) const MAX_WEIGHTS: u64 = 160 << 30;
+
+/// Bytes of a header. Real ones have 40 to 100 KB; the format allows a thousand times that, which
+/// would take gigabytes to read.
+const MAX_HEADER: u64 = 10_000_000;
+
+/// Shards of one model.
+const MAX_SHARDS: usize = 1000;
+
+/// What Git leaves in place of a large file.
+const GIT_LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// The bytes that a file other than weights may have: a few times those of the largest known.
+pub(super) fn limit(name: &str) -> u64 {
+    match name {
+        TOKENIZER => 64 << 20,
+        INDEX => 16 << 20,
+        _ => 1 << 20,
+    }
+}
+
+/// Reads a file that is read whole: not the weights.
+///
+/// # Errors
+/// It is larger than such a file may be, or is none.
+pub(in crate::model) fn read(path: &Path) -> Result<Vec<u8>> {
+    let shown = path.display();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let limit = limit(&name);
+    let cannot_read = || format!("cannot read `{shown}`");
+    let mut bytes = Vec::new();
+    File::open(path)
+        .with_context(cannot_read)?
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .with_context(cannot_read)?;
+    ensure!(
+        bytes.len() as u64 <= limit,
+        "`{shown}` has more than {limit} bytes, the most that a {name} may have: it is something \
+         else"
+    );
+    check_content(&bytes).with_context(|| format!("cannot use `{shown}`"))?;
+    Ok(bytes)
+}
+
+/// Tells what is often in the place of a file, by its first bytes.
+fn check_content(start: &[u8]) -> Result<()> {
+    ensure!(!start.is_empty(), "it is empty: copy or download it again");
+    ensure!(
+        !start.starts_with(GIT_LFS_POINTER),
+        "it is a pointer of Git LFS and not the file itself: run `git lfs pull` in the repository \
+         it is from, or download the file"
+    );
+    Ok(())
+}
 
 /// Finds the files of a model in `dir`; the contents of the weights are not looked at.
 pub(super) fn find(dir: &Path) -> Result<ModelFiles> {
@@ -29,6 +83,52 @@ pub(super) fn find(dir: &Path) -> Result<ModelFiles> {
         weights: weights(dir)?,
         commit: None,
     })
+}
+
+/// What the user who gave `dir`, which is no model, may have meant: the cache of the hub has its
+/// models some directories down.
+pub(super) fn meant_instead_of(dir: &Path) -> Option<String> {
+    if dir.join(CONFIG).exists() {
+        return None;
+    }
+    let shown = dir.display();
+    let snapshots = dir.join("snapshots");
+    if let Some(model) = [dir, &snapshots]
+        .into_iter()
+        .flat_map(directories)
+        .find(|model| model.join(CONFIG).is_file())
+    {
+        return Some(format!(
+            "`{shown}` is not the directory of a model, but `{}` is one: give that as the model",
+            model.display()
+        ));
+    }
+    let cache = [dir.to_owned(), dir.join("hub")]
+        .into_iter()
+        .find(|cache| {
+            directories(cache)
+                .iter()
+                .any(|entry| is_model_in_cache(entry))
+        })?;
+    Some(format!(
+        "`{shown}` is not the directory of a model: set HF_HUB_CACHE to `{}`, where models of the hub \
+         are kept, and give a name such as `BAAI/bge-reranker-v2-m3` as the model",
+        cache.display()
+    ))
+}
+
+fn is_model_in_cache(dir: &Path) -> bool {
+    let name = dir.file_name().unwrap_or_default();
+    name.to_string_lossy().starts_with("models--")
+}
+
+/// The directories in `dir` in the order of their names, some of them if there are very many.
+fn directories(dir: &Path) -> Vec<PathBuf> {
+    let entries = dir.read_dir().into_iter().flatten().take(1000).flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.retain(|path| path.is_dir());
+    paths.sort();
+    paths
 }
 
 fn existing(dir: &Path, name: &str) -> Result<PathBuf> {
@@ -82,7 +182,7 @@ pub(super) fn no_weights(model: &str, has_pytorch: bool) -> Error {
 /// The shards that the index at `path` names, each once and in order.
 pub(super) fn shards(path: &Path) -> Result<BTreeSet<String>> {
     let shown = path.display();
-    let text = fs::read(path).with_context(|| format!("cannot read `{shown}`"))?;
+    let text = read(path)?;
     let index: Value =
         serde_json::from_slice(&text).with_context(|| format!("`{shown}` is not valid JSON"))?;
     let map = index
@@ -92,7 +192,8 @@ pub(super) fn shards(path: &Path) -> Result<BTreeSet<String>> {
         .with_context(|| {
             format!("`{shown}` has no `weight_map` that names the shard of each tensor")
         })?;
-    map.iter()
+    let shards: BTreeSet<String> = map
+        .iter()
         .map(|(tensor, shard)| {
             shard
                 .as_str()
@@ -105,17 +206,26 @@ pub(super) fn shards(path: &Path) -> Result<BTreeSet<String>> {
                     )
                 })
         })
-        .collect()
+        .collect::<Result<_>>()?;
+    ensure!(
+        shards.len() <= MAX_SHARDS,
+        "`{shown}` names {} shards, and {MAX_SHARDS} are the most that a model may have",
+        shards.len()
+    );
+    Ok(shards)
 }
 
-/// An index may come from anyone, so a shard must not lead out of the model's directory.
+/// An index may come from anyone, so a shard must not lead out of the model's directory, nor to
+/// another address of the hub.
 fn is_shard_name(name: &str) -> bool {
-    let is_normal = |part| matches!(part, Component::Normal(_));
-    Path::new(name)
+    let is_part = |part: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._-+=".contains(c);
+        !part.starts_with('.') && (1..=255).contains(&part.len()) && part.chars().all(allowed)
+    };
+    let is_weights = Path::new(name)
         .extension()
-        .is_some_and(|e| e == "safetensors")
-        && !name.contains(['\\', ':', '?', '#', '%'])
-        && Path::new(name).components().all(is_normal)
+        .is_some_and(|extension| extension == "safetensors");
+    is_weights && name.len() <= 1024 && name.split('/').all(is_part)
 }
 
 /// Checks that a safetensors file is as long as its header says.
@@ -129,6 +239,14 @@ pub(super) fn check_whole(path: &Path) -> Result<()> {
         .metadata()
         .with_context(|| format!("cannot read the size of `{shown}`"))?
         .len();
+    let mut start = Vec::new();
+    (&mut file)
+        .take(GIT_LFS_POINTER.len() as u64)
+        .read_to_end(&mut start)
+        .with_context(|| format!("cannot read `{shown}`"))?;
+    check_content(&start).with_context(|| format!("cannot use `{shown}`"))?;
+    file.rewind()
+        .with_context(|| format!("cannot read `{shown}`"))?;
     let expected =
         expected_size(&mut file, size).with_context(|| format!("`{shown}` is damaged"))?;
     ensure!(
@@ -153,7 +271,7 @@ fn expected_size(file: &mut File, size: u64) -> Result<u64> {
     ensure!(
         header_size <= MAX_HEADER,
         "its header length is {header_size} bytes and the most a safetensors file may have is \
-         {MAX_HEADER}, so it is something else"
+         {MAX_HEADER} here, so it is something else"
     );
     let data_start = LENGTH_FIELD + header_size;
     ensure!(
@@ -180,6 +298,8 @@ fn expected_size(file: &mut File, size: u64) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn safetensors(header: &str, data: usize) -> Vec<u8> {
@@ -224,7 +344,7 @@ mod tests {
         let needed = format!("needs {}", 8 + HEADER.len());
         assert!(check(&bytes[..40]).unwrap_err().contains(&needed));
         assert!(check(&bytes[..5]).unwrap_err().contains("5 bytes"));
-        assert!(check(&[]).unwrap_err().contains("0 bytes"));
+        assert!(check(&[]).unwrap_err().contains("it is empty"));
     }
 
     #[test]
@@ -344,5 +464,52 @@ mod tests {
         }
         let message = found(&[(CONFIG, ""), (TOKENIZER, ""), (INDEX, "{")]).unwrap_err();
         assert!(message.contains("not valid JSON"), "{message}");
+    }
+
+    #[test]
+    fn files_that_are_read_whole_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [CONFIG, TOKENIZER, INDEX] {
+            let path = dir.path().join(name);
+            let file = File::create(&path).unwrap();
+            file.set_len(limit(name)).unwrap();
+            assert!(read(&path).is_ok());
+            // A file with a hole, which takes no room on the disk.
+            file.set_len(1 << 40).unwrap();
+            let message = format!("{:#}", read(&path).unwrap_err());
+            assert!(message.contains("more than"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_header_of_another_size_than_real_ones_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(WEIGHTS);
+        let mut bytes = (MAX_HEADER + 1).to_le_bytes().to_vec();
+        bytes.extend(b"{}");
+        fs::write(&path, bytes).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        let message = format!("{:#}", check_whole(&path).unwrap_err());
+        assert!(message.contains("10000001 bytes"), "{message}");
+    }
+
+    #[test]
+    fn pointers_of_git_lfs_and_empty_files_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(CONFIG);
+        fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid").unwrap();
+        let weights = format!("{:#}", check_whole(&path).unwrap_err());
+        let config = format!("{:#}", read(&path).unwrap_err());
+        assert_eq!(weights, config);
+        assert!(config.contains("config.json`: it is a pointer of Git LFS"));
+        assert!(config.contains("git lfs pull"), "{config}");
+        fs::write(&path, "").unwrap();
+        let message = format!("{:#}", read(&path).unwrap_err());
+        assert!(message.contains("config.json`: it is empty"), "{message}");
     }
 }

@@ -1,27 +1,42 @@
-//! Files of a model on the Hugging Face hub, through `hf-hub` and its cache.
+//! Files of a model on the Hugging Face hub, through the cache that all of its clients share.
 //!
-//! `hf-hub` talks to the hub, resumes a partial file and lays out the cache. Added here: one
-//! commit for all files, no second download of a file that another commit has too, retries,
-//! a time limit, falling back to the cache, and errors that say what to do.
+//! All files are of one commit, each is downloaded once and goes on where it was cut off. What the
+//! hub says is checked where it enters (`values`), and a complete cache is enough to start from,
+//! whatever the hub does.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use hf_hub::api::RepoInfo;
-use hf_hub::api::sync::{Api, ApiBuilder};
-use hf_hub::{Cache, Repo, RepoType};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use serde::Deserialize;
+use ureq::http::Uri;
 
-use super::files::{self, CONFIG, INDEX, NEEDED, TOKENIZER, WEIGHTS};
+use super::files::{self, CONFIG, INDEX, MAX_WEIGHTS, NEEDED, TOKENIZER, WEIGHTS};
 use super::{HubModel, HubSettings, ModelFiles, Progress};
+use cache::{Cache, NOTHING};
+use client::{Client, Patience, header};
 use failure::Failure;
 use snapshot::Snapshot;
+use values::{Commit, excerpt};
 
+mod blob;
+mod cache;
+mod client;
 mod failure;
+mod forward;
+mod proxy;
 mod snapshot;
+mod values;
 
 const PUBLIC_HUB: &str = "https://huggingface.co";
+
+/// Bytes of the description of a model, which lists its files.
+const MAX_LISTING: u64 = 16 << 20;
+
+/// Bytes of a file with a token.
+const MAX_TOKEN: u64 = 64 << 10;
 
 /// See [`super::fetch`].
 pub(super) fn fetch(
@@ -29,164 +44,181 @@ pub(super) fn fetch(
     settings: &HubSettings,
     progress: Progress,
 ) -> Result<ModelFiles> {
-    let hub = Hub::new(model, settings)?;
-    let files = if settings.offline {
-        hub.cached().map_err(|missing| hub.offline_error(&missing))
-    } else {
-        match hub.online(progress) {
-            Ok(files) => Ok(files),
-            Err(Failure::Final(error)) => Err(error),
-            Err(Failure::Cut { reason, .. } | Failure::Unreachable(reason)) => {
-                hub.fall_back(&reason)
-            }
+    let mut hub = Hub::new(model, settings)?;
+    let cached = hub.cached();
+    if settings.offline {
+        return cached.map_err(|missing| hub.offline_error(&missing));
+    }
+    if cached.is_ok() {
+        if Commit::is_full(&model.revision) {
+            return cached;
         }
-    }?;
-    files.weights.iter().try_for_each(|path| check(path))?;
-    Ok(files)
-}
-
-/// [`files::check_whole`] for a file in the cache, which is a link to a blob.
-fn check(path: &Path) -> Result<()> {
-    files::check_whole(path).map_err(|error| {
-        let blob = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        anyhow!(
-            "{error:#}: delete `{}` and start again online, then it is downloaded again",
-            blob.display()
-        )
-    })
+        hub.hurry();
+    }
+    match (hub.online(progress), cached) {
+        (Ok(files), _) => Ok(files),
+        (Err(failure), Ok(files)) => {
+            hub.warn(&failure, &files);
+            Ok(files)
+        }
+        (Err(Failure::Final(error)), Err(missing)) => Err(hub.final_error(error, &missing)),
+        (Err(Failure::Cut { reason, .. } | Failure::Unreachable(reason)), Err(missing)) => {
+            Err(hub.unreachable_error(&reason, &missing))
+        }
+    }
 }
 
 /// One model on one hub.
 struct Hub<'a> {
     model: &'a HubModel,
     settings: &'a HubSettings,
+    /// Where the hub is.
+    address: String,
+    /// The same without a password, for messages.
     endpoint: String,
+    has_token: bool,
+    patience: Patience,
+    /// Attempts in a row that bring no new byte, after which the hub counts as unreachable.
+    fruitless_attempts: u32,
     cache: Cache,
-    api: Api,
+    client: Client,
+}
+
+/// What the hub says of a model.
+#[derive(Deserialize)]
+struct Listing {
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
 }
 
 impl<'a> Hub<'a> {
     fn new(model: &'a HubModel, settings: &'a HubSettings) -> Result<Self> {
-        let endpoint = settings.endpoint.as_deref().unwrap_or(PUBLIC_HUB);
-        ensure!(
-            endpoint.starts_with("https://") || endpoint.starts_with("http://"),
-            "the hub's address `{endpoint}` (HF_ENDPOINT) must start with https:// or http://"
-        );
-        let endpoint = endpoint.trim_end_matches('/').to_owned();
-        let cache = Cache::new(settings.cache_dir.clone());
-        let mut builder = ApiBuilder::from_cache(cache.clone())
-            .with_endpoint(endpoint.clone())
-            .with_user_agent(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
-        if let Some(token) = settings.token.as_ref().filter(|token| !token.is_empty()) {
-            ensure!(
-                token.chars().all(|c| c.is_ascii_graphic()),
-                "HF_TOKEN has a space, a line break or another character that no token has"
-            );
-            builder = builder.with_token(Some(token.clone()));
-        }
-        let api = builder
-            .build()
-            .context("cannot set up the client of the hub")?;
+        let address = settings.endpoint.as_deref().unwrap_or(PUBLIC_HUB);
+        let address = address.trim_end_matches('/').to_owned();
+        let home: Option<Uri> = address.parse().ok();
+        let home = home
+            .filter(|home| matches!(home.scheme_str(), Some("https" | "http")))
+            .with_context(|| {
+                format!(
+                    "the hub's address `{address}` (HF_ENDPOINT) must start with https:// or http://"
+                )
+            })?;
+        let token = token(settings)?;
         Ok(Self {
             model,
             settings,
-            endpoint,
-            cache,
-            api,
+            endpoint: client::shown(&home),
+            address,
+            has_token: token.is_some(),
+            patience: Patience {
+                silence: settings.timeout,
+                all: Some(settings.timeout),
+            },
+            fruitless_attempts: 5,
+            cache: Cache::new(&settings.cache_dir, model),
+            client: Client::new(home, token, settings),
         })
     }
 
-    fn repo(&self, revision: &str) -> Repo {
-        let id = self.model.id.clone();
-        Repo::with_revision(id, RepoType::Model, revision.to_owned())
+    /// With a complete cache at hand, nobody should wait long for the hub.
+    fn hurry(&mut self) {
+        self.patience.all = Some(self.settings.question_timeout);
+        self.fruitless_attempts = 2;
     }
 
-    /// The model's files in the cache, of the commit that the revision stood for last.
+    /// The model's files in the cache, all there and whole, of the commit that the revision stood
+    /// for last.
     fn cached(&self) -> Result<ModelFiles> {
-        let revision = &self.model.revision;
-        let cache = self.cache.repo(self.repo(revision));
-        // A commit has no reference of its own in the cache, it is the name of a snapshot.
-        let config = cache
-            .get(CONFIG)
-            .or_else(|| Some(cache.pointer_path(revision).join(CONFIG)).filter(|p| p.is_file()))
-            .context("nothing of it is there")?;
-        let snapshot = config.parent().unwrap_or(&config);
-        let commit = snapshot.file_name().unwrap_or_default().to_string_lossy();
+        let commit = self.cache.commit(&self.model.revision)?;
+        let snapshot = self.cache.snapshot(&commit);
+        ensure!(snapshot.is_dir(), NOTHING);
+        self.checked(&snapshot, &commit)
+    }
+
+    /// The files of a snapshot, which are links to blobs.
+    fn checked(&self, snapshot: &Path, commit: &Commit) -> Result<ModelFiles> {
+        let files = files::find(snapshot)?;
+        for path in [&files.config, &files.tokenizer]
+            .into_iter()
+            .chain(&files.weights)
+        {
+            self.cache.check_inside(path)?;
+        }
+        for path in [&files.config, &files.tokenizer] {
+            files::read(path).map_err(|error| delete_hint(&error, path))?;
+        }
+        for weights in &files.weights {
+            files::check_whole(weights).map_err(|error| delete_hint(&error, weights))?;
+        }
         Ok(ModelFiles {
-            commit: Some(commit.into_owned()),
-            ..files::find(snapshot)?
+            commit: Some(commit.as_str().to_owned()),
+            ..files
         })
     }
 
     fn online(&self, progress: Progress) -> Result<ModelFiles, Failure> {
-        let info = self.info()?;
-        let listing: HashSet<&str> = info.siblings.iter().map(|s| &*s.rfilename).collect();
-        self.check_listing(&listing)?;
-        let snapshot = Snapshot::new(self, &info.sha, progress)?;
-        snapshot.get(CONFIG)?;
-        snapshot.get(TOKENIZER)?;
-        if listing.contains(WEIGHTS) {
-            snapshot.get(WEIGHTS)?;
+        let (commit, listing) = self.describe()?;
+        let names: HashSet<&str> = listing.siblings.iter().map(|s| &*s.rfilename).collect();
+        self.check_listing(&names)?;
+        let snapshot = Snapshot::new(self, commit.clone(), progress);
+        for name in [CONFIG, TOKENIZER] {
+            snapshot.get(name, files::limit(name))?;
+        }
+        if names.contains(WEIGHTS) {
+            snapshot.get(WEIGHTS, MAX_WEIGHTS)?;
         } else {
-            snapshot.get_shards(&listing)?;
+            snapshot.get_shards(&names)?;
         }
+        let files = self.checked(snapshot.directory(), &commit)?;
         // Last, so that the cache goes on naming the earlier commit while this one is incomplete.
-        self.name_commit(&info.sha)?;
-        Ok(ModelFiles {
-            commit: Some(info.sha.clone()),
-            ..files::find(snapshot.directory())?
-        })
-    }
-
-    /// Records the commit that the revision stands for. A cache that has all is left untouched, as
-    /// it may be read-only.
-    fn name_commit(&self, commit: &str) -> Result<()> {
-        let named = self.cache.repo(self.repo(&self.model.revision));
-        let config = named.pointer_path(commit).join(CONFIG);
-        if named.get(CONFIG).as_deref() == Some(&config) {
-            return Ok(());
-        }
-        named
-            .create_ref(commit)
-            .with_context(|| self.cannot_write())
+        self.cache
+            .set_commit(&self.model.revision, &commit)
+            .with_context(|| self.cannot_write())?;
+        Ok(files)
     }
 
     /// The commit of the revision and the names of its files.
-    fn info(&self) -> Result<RepoInfo, Failure> {
-        let timeout = Some(self.settings.timeout);
-        let request = self
-            .api
-            .repo(self.repo(&self.model.revision))
-            .info_request();
-        let response = request
-            .config()
-            .http_status_as_error(false)
-            .timeout_resolve(timeout)
-            .timeout_connect(timeout)
-            .timeout_recv_response(timeout)
-            .timeout_recv_body(timeout)
-            .build()
-            .call();
-        let mut response = response.map_err(|error| Failure::Unreachable(error.to_string()))?;
-        if !response.status().is_success() {
-            let code = response.headers().get("x-error-code");
-            let code = code.and_then(|code| code.to_str().ok());
-            return Err(self.refusal(response.status().as_u16(), code, None));
+    fn describe(&self) -> Result<(Commit, Listing), Failure> {
+        let HubModel { id, revision } = self.model;
+        let url = format!(
+            "{}/api/models/{id}/revision/{}",
+            self.address,
+            revision.replace('/', "%2F")
+        );
+        let url: Uri = url
+            .parse()
+            .with_context(|| format!("`{url}` is not an address"))?;
+        let answer = self.client.get(&url, None, self.patience)?;
+        let status = answer.status();
+        if !status.is_success() {
+            let code = header(answer.headers(), "x-error-code");
+            return Err(self.refusal(status.as_u16(), code, None));
         }
-        let body = response.body_mut().read_to_string();
-        let body = body.map_err(|error| Failure::Unreachable(error.to_string()))?;
-        let info: RepoInfo = serde_json::from_str(&body).with_context(|| {
+        let body = client::read(answer, MAX_LISTING)
+            .map_err(|error| Failure::of_body(&error, "the description", self.patience.silence))?;
+        let listing: Listing = serde_json::from_slice(&body).with_context(|| {
             format!(
-                "`{}` did not describe `{}` as a hub does: check the hub's address (HF_ENDPOINT)",
-                self.endpoint, self.model.id
+                "`{}` did not describe `{id}` as a hub does: check the hub's address (HF_ENDPOINT)",
+                self.endpoint
             )
         })?;
-        // It becomes part of a path.
-        if info.sha.is_empty() || !info.sha.chars().all(|c| c.is_ascii_alphanumeric()) {
-            let error = anyhow!("the hub sent `{}` as a commit, which is none", info.sha);
+        let commit = Commit::parse(&listing.sha)
+            .with_context(|| format!("`{}` sent a wrong commit for `{id}`", self.endpoint))?;
+        if Commit::is_full(revision) && !revision.eq_ignore_ascii_case(commit.as_str()) {
+            let error = anyhow!(
+                "`{}` was asked for commit `{revision}` of `{id}` and described `{}`: check the \
+                 hub's address (HF_ENDPOINT)",
+                self.endpoint,
+                excerpt(commit.as_str())
+            );
             return Err(error.into());
         }
-        Ok(info)
+        Ok((commit, listing))
     }
 
     /// Finds what is missing before a long download, not after it.
@@ -205,18 +237,53 @@ impl<'a> Hub<'a> {
         Ok(())
     }
 
-    fn fall_back(&self, reason: &str) -> Result<ModelFiles> {
-        let files = self
-            .cached()
-            .map_err(|missing| self.unreachable_error(reason, &missing))?;
+    fn warn(&self, failure: &Failure, files: &ModelFiles) {
         tracing::warn!(
             model = %self.model.id,
             revision = %self.model.revision,
             commit = files.commit.as_deref(),
             hub = %self.endpoint,
-            reason,
-            "cannot reach the hub, using the copy in the cache"
+            reason = %failure.reason(),
+            "the hub did not deliver, using the copy in the cache"
         );
-        Ok(files)
     }
+}
+
+/// The token that is sent to the hub: the one that was given, or that of a login.
+fn token(settings: &HubSettings) -> Result<Option<String>> {
+    let (token, origin) = match (&settings.token, &settings.token_file) {
+        (Some(token), _) => (token.clone(), "HF_TOKEN".to_owned()),
+        (None, Some(path)) => match read_token(path) {
+            Ok(token) => (token, format!("`{}`", path.display())),
+            // Most machines have none.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "cannot read the token of a login");
+                return Ok(None);
+            }
+        },
+        (None, None) => return Ok(None),
+    };
+    ensure!(
+        token.chars().all(|c| c.is_ascii_graphic()),
+        "{origin} has a space, a line break or another character that no token has"
+    );
+    Ok(Some(token).filter(|token| !token.is_empty()))
+}
+
+fn read_token(path: &Path) -> io::Result<String> {
+    let mut token = String::new();
+    File::open(path)?
+        .take(MAX_TOKEN)
+        .read_to_string(&mut token)?;
+    Ok(token.trim().to_owned())
+}
+
+/// What to do about a damaged file in the cache, which is a link to a blob.
+fn delete_hint(error: &anyhow::Error, path: &Path) -> anyhow::Error {
+    let blob = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    anyhow!(
+        "{error:#}: delete `{}` and start again online, then it is downloaded again",
+        blob.display()
+    )
 }

@@ -1,12 +1,11 @@
 //! What a start says when the hub, the model or the cache is not as it should be.
 
 use std::fs;
-use std::time::Duration;
 
 use reranker::model::source::Source;
 
-use super::server::{COMMIT, Fault, Hub, MODEL};
-use super::{INDEX, NEXT_COMMIT, Setup, WEIGHTS, assert_says, safetensors};
+use super::server::{COMMIT, Fault, MODEL};
+use super::{INDEX, Setup, WEIGHTS, assert_says};
 
 #[test]
 fn a_shard_that_the_hub_lacks_is_named() {
@@ -132,38 +131,6 @@ fn an_unreachable_hub_without_a_copy_tells_the_ways_out() {
 }
 
 #[test]
-fn an_unreachable_hub_with_a_copy_is_one_warning() {
-    let setup = Setup::usual();
-    let files = setup.fetch().unwrap();
-    let break_down: [fn(&Hub); 3] = [
-        |hub| hub.state().model_status = Some(503),
-        |hub| hub.state().model_status = Some(429),
-        |hub| hub.state().down = true,
-    ];
-    for break_down in break_down {
-        break_down(&setup.hub);
-        let (again, log) = setup.fetch_logged();
-        assert_eq!(again.unwrap(), files);
-        assert_eq!(log.lines().count(), 1, "{log}");
-        assert_says(&log, &["WARN", "using the copy in the cache", COMMIT]);
-    }
-}
-
-#[test]
-fn a_silent_hub_is_given_up_and_the_earlier_commit_used() {
-    let mut setup = Setup::usual();
-    let files = setup.fetch().unwrap();
-    let weights = safetensors(300_000, 7);
-    setup.hub.state().files.insert(WEIGHTS.to_owned(), weights);
-    setup.hub.state().commit = NEXT_COMMIT;
-    setup.hub.state().fault = Some((1000, Fault::Silence));
-    setup.settings.timeout = Duration::from_secs(1);
-    let (again, log) = setup.fetch_logged();
-    assert_eq!(again.unwrap(), files);
-    assert_says(&log, &["no data of model.safetensors for 1s"]);
-}
-
-#[test]
 fn offline_without_a_complete_copy_tells_what_is_missing() {
     let mut setup = Setup::usual();
     setup.settings.offline = true;
@@ -212,6 +179,24 @@ fn a_server_that_is_no_hub_is_an_error_and_no_crash() {
 }
 
 #[test]
+fn what_is_no_file_of_a_model_in_the_cache_is_named() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 2\n";
+    for (name, content, says) in [
+        (WEIGHTS, pointer, "git lfs pull"),
+        ("config.json", pointer, "git lfs pull"),
+        ("tokenizer.json", "", "it is empty"),
+    ] {
+        let setup = Setup::usual();
+        setup.fetch().unwrap();
+        let blob = setup.blob(name);
+        fs::write(&blob, content).unwrap();
+        assert_says(&setup.fetch().unwrap_err(), &[name, says, "delete"]);
+        fs::remove_file(blob).unwrap();
+        setup.fetch().unwrap();
+    }
+}
+
+#[test]
 fn a_cache_that_cannot_be_written_is_named() {
     let mut setup = Setup::usual();
     setup.settings.cache_dir = setup.home.path().join("file");
@@ -221,18 +206,6 @@ fn a_cache_that_cannot_be_written_is_named() {
         &setup.fetch().unwrap_err(),
         &["cannot write", &path, "HF_HOME"],
     );
-}
-
-#[test]
-fn a_hub_cannot_write_outside_the_cache() {
-    let setup = Setup::usual();
-    setup.hub.state().fault = Some((0, Fault::Etag));
-    assert_says(&setup.fetch().unwrap_err(), &["`../../evil`", "malformed"]);
-    setup.hub.state().commit = "../../../evil";
-    assert_says(&setup.fetch().unwrap_err(), &["`../../../evil`", "commit"]);
-    let entries = fs::read_dir(setup.home.path()).unwrap();
-    let names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names, ["hub"]);
 }
 
 #[test]

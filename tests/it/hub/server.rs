@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
 pub(super) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub(super) const MODEL: &str = "acme/reranker";
@@ -22,8 +23,16 @@ pub(super) struct State {
     pub(super) down: bool,
     /// The answer to every question about the model as a whole.
     pub(super) model_status: Option<u16>,
+    /// The body of every answer about the model as a whole.
+    pub(super) listing: Option<String>,
     /// The answer to every request for a file.
     pub(super) file_status: Option<u16>,
+    /// Headers of answers about files that are not what they should be, by name in small letters.
+    pub(super) headers: BTreeMap<&'static str, String>,
+    /// Where weights are, if they are not here.
+    pub(super) elsewhere: Option<String>,
+    /// Bytes that follow the contents of each file.
+    pub(super) extra: usize,
     /// What happens after so many bytes of the next download of weights.
     pub(super) fault: Option<(usize, Fault)>,
     pub(super) requests: Vec<Request>,
@@ -36,12 +45,12 @@ pub(super) enum Fault {
     Cut,
     /// The connection stays open and nothing more is sent.
     Silence,
+    /// A few bytes a second follow, for as long as the client takes them.
+    Drip,
     /// The answer ends as if that had been all.
     Short,
     /// The redirect leads nowhere.
     NoLocation,
-    /// The etag leads out of the cache.
-    Etag,
 }
 
 #[derive(Clone, Debug)]
@@ -73,7 +82,11 @@ impl Hub {
             files,
             down: false,
             model_status: None,
+            listing: None,
             file_status: None,
+            headers: BTreeMap::new(),
+            elsewhere: None,
+            extra: 0,
             fault: None,
             requests: Vec::new(),
             held: Vec::new(),
@@ -116,6 +129,20 @@ impl Answer {
         }
     }
 
+    /// Replaces headers by others of the same name.
+    fn replace(mut self, headers: &BTreeMap<&'static str, String>) -> Self {
+        let old = std::mem::take(&mut self.headers);
+        for (name, value) in old.lines().filter_map(|line| line.split_once(": ")) {
+            if !headers.contains_key(name) {
+                self = self.header(name, value);
+            }
+        }
+        for (name, value) in headers {
+            self = self.header(name, value);
+        }
+        self
+    }
+
     fn header(mut self, name: &str, value: impl std::fmt::Display) -> Self {
         write!(self.headers, "{name}: {value}\r\n").unwrap();
         self
@@ -132,7 +159,11 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, url: &str) {
     if state.down {
         return;
     }
-    let answer = answer(&mut state, &request, url);
+    let mut answer = answer(&mut state, &request, url);
+    if request.is_download() && state.extra > 0 {
+        let length = answer.body.len() + state.extra;
+        answer.body.resize(length, b'x');
+    }
     let (sent, length) = match answer.fault {
         None => (answer.body.len(), Some(answer.body.len())),
         Some((sent, Fault::Short)) => (sent, None),
@@ -146,8 +177,18 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, url: &str) {
     // A client that has gone is the test's business, not the server's.
     let _ = stream.write_all(head.as_bytes());
     let _ = stream.write_all(&answer.body[..sent]);
-    if let Some((_, Fault::Silence)) = answer.fault {
-        state.held.push(stream);
+    match answer.fault {
+        Some((_, Fault::Silence)) => state.held.push(stream),
+        Some((sent, Fault::Drip)) => {
+            drop(state);
+            for byte in &answer.body[sent..] {
+                thread::sleep(Duration::from_millis(100));
+                if stream.write_all(&[*byte]).is_err() {
+                    return;
+                }
+            }
+        }
+        _ => {}
     }
 }
 
@@ -178,6 +219,9 @@ fn answer(state: &mut State, request: &Request, url: &str) -> Answer {
     if let Some(etag) = path.strip_prefix("/cdn/") {
         let found = state.files.values().find(|bytes| self::etag(bytes) == etag);
         let mut answer = found.map_or(Answer::new(404, ""), |bytes| part(bytes, request));
+        if let Some(range) = state.headers.get("content-range") {
+            answer = answer.replace(&[("content-range", range.clone())].into());
+        }
         if request.is_download() {
             answer.fault = state.fault.take();
         }
@@ -210,6 +254,9 @@ fn model(state: &State, rest: &str) -> Answer {
     if revision.replace("%2F", "/") != state.revision && revision != state.commit {
         return Answer::new(404, "").header("x-error-code", "RevisionNotFound");
     }
+    if let Some(listing) = &state.listing {
+        return Answer::new(200, listing.as_str());
+    }
     let names: Vec<String> = state
         .files
         .keys()
@@ -221,10 +268,7 @@ fn model(state: &State, rest: &str) -> Answer {
 
 /// A file: the contents of a small one, by way of a relative redirect, or the way to the weights.
 fn file(state: &State, request: &Request, url: &str, name: &str, bytes: &[u8]) -> Answer {
-    let etag = match state.fault {
-        Some((_, Fault::Etag)) => "../../evil".to_owned(),
-        _ => etag(bytes),
-    };
+    let etag = etag(bytes);
     let answer = if request.path.starts_with("/api/") {
         part(bytes, request).header("etag", format!("\"{etag}\""))
     } else if name.ends_with(".safetensors") {
@@ -232,7 +276,8 @@ fn file(state: &State, request: &Request, url: &str, name: &str, bytes: &[u8]) -
         if let Some((_, Fault::NoLocation)) = state.fault {
             return answer.header("x-repo-commit", state.commit);
         }
-        answer.header("location", format!("{url}/cdn/{etag}"))
+        let here = format!("{url}/cdn/{etag}");
+        answer.header("location", state.elsewhere.as_ref().unwrap_or(&here))
     } else {
         let location = format!("/api/resolve-cache/{}/{name}", state.commit);
         Answer::new(307, "").header("location", location)
@@ -241,6 +286,7 @@ fn file(state: &State, request: &Request, url: &str, name: &str, bytes: &[u8]) -
         .header("x-repo-commit", state.commit)
         .header("x-linked-etag", format!("\"{etag}\""))
         .header("x-linked-size", bytes.len())
+        .replace(&state.headers)
 }
 
 /// The range of `bytes` that is asked for.

@@ -1,13 +1,13 @@
 //! What can go wrong with the hub, and what the user is told to do about it.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use anyhow::{Error, anyhow};
-use hf_hub::api::sync::ApiError;
 
 use super::super::HubModel;
 use super::Hub;
+use super::cache::NOTHING;
 
 /// Why a file could not be had.
 pub(super) enum Failure {
@@ -26,7 +26,7 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    fn cut(reason: &impl ToString) -> Self {
+    pub(super) fn cut(reason: &impl ToString) -> Self {
         Self::Cut {
             reason: reason.to_string(),
             kept: 0,
@@ -37,29 +37,27 @@ impl Failure {
     pub(super) fn silent(file: &str, timeout: Duration) -> Self {
         Self::Unreachable(format!("no data of {file} for {timeout:?}"))
     }
-}
 
-impl Hub<'_> {
-    /// What an error of `hf-hub` about `file` means.
-    pub(super) fn failure(&self, error: ApiError, file: &str) -> Failure {
-        match error {
-            ApiError::RequestError(error) => match *error {
-                ureq::Error::StatusCode(status) => self.refusal(status, None, Some(file)),
-                error => Failure::cut(&error),
-            },
-            ApiError::IoError(error) if is_local(error.kind()) => {
-                Failure::Final(anyhow!(error).context(self.cannot_write()))
-            }
-            ApiError::IoError(error) => Failure::cut(&error),
-            ApiError::LockAcquisition(lock) => Failure::Final(anyhow!(
-                "another process is downloading {file} into the same cache (it holds `{}`): start \
-                 again when it is done",
-                lock.display()
-            )),
-            error => Failure::Final(self.unexpected(file, &error.to_string())),
+    /// Why, in words.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Final(error) => format!("{error:#}"),
+            Self::Cut { reason, .. } | Self::Unreachable(reason) => reason.clone(),
         }
     }
 
+    /// What it means that the body of an answer about `file` cannot be read on.
+    pub(super) fn of_body(error: &io::Error, file: &str, timeout: Duration) -> Self {
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+        if error.kind() == ErrorKind::TimedOut || matches!(cause, Some(ureq::Error::Timeout(_))) {
+            Self::silent(file, timeout)
+        } else {
+            Self::cut(error)
+        }
+    }
+}
+
+impl Hub<'_> {
     /// The error for an answer about `file` that no hub gives.
     pub(super) fn unexpected(&self, file: &str, reason: &str) -> Error {
         anyhow!(
@@ -81,14 +79,14 @@ impl Hub<'_> {
             }
             (404, Some(file)) => anyhow!(
                 "`{endpoint}` lists {file} for `{id}` at revision `{revision}` but does not have \
-                 it: try again or give another revision"
+                 it (404): try again or give another revision"
             ),
             (404, None) if code == Some("RevisionNotFound") => anyhow!(
-                "`{id}` has no revision `{revision}` at `{endpoint}`: give a branch, tag or commit \
+                "`{id}` has no revision `{revision}` at `{endpoint}` (404): give a branch, tag or commit \
                  that it has, such as `main`"
             ),
             (404, None) => anyhow!(
-                "`{endpoint}` has no model `{id}` with revision `{revision}`: check both names, and \
+                "`{endpoint}` has no model `{id}` with revision `{revision}` (404): check both names, and \
                  set HF_TOKEN if the model is private"
             ),
             _ => anyhow!(
@@ -103,15 +101,16 @@ impl Hub<'_> {
         let page = format!("{}/{id}", self.endpoint);
         // The hub answers the same for a private model and for none, so as to tell nobody.
         let cause = format!("the hub refused `{id}` ({status})");
-        if self.settings.token.is_none() {
+        if self.has_token {
             anyhow!(
-                "{cause}: it is private, gated or does not exist; check the name, ask for access at \
-                 {page} if it is gated, and set HF_TOKEN to a token that may read it"
+                "{cause} to the token in HF_TOKEN (or that of a login): check the name, that the \
+                 token is valid and may read it, and ask for access at {page} if it is gated"
             )
         } else {
             anyhow!(
-                "{cause} to the token in HF_TOKEN: check the name, that the token is valid and may \
-                 read it, and ask for access at {page} if it is gated"
+                "{cause}: it is private, gated or does not exist; check the name, ask for access at \
+                 {page} if it is gated, and set HF_TOKEN to a token that may read it (and not \
+                 HF_HUB_DISABLE_IMPLICIT_TOKEN, which keeps it from being sent)"
             )
         }
     }
@@ -123,6 +122,16 @@ impl Hub<'_> {
              directory or `demo` as the model",
             self.not_cached(missing)
         )
+    }
+
+    /// The error when the hub, or this machine, refuses for good. What a cache that is there lacks
+    /// is another way out.
+    pub(super) fn final_error(&self, error: Error, missing: &Error) -> Error {
+        let (text, lack) = (format!("{error:#}"), format!("{missing:#}"));
+        if lack.starts_with(NOTHING) || text.contains(&lack) {
+            return error;
+        }
+        anyhow!("{text}; and {}", self.not_cached(missing))
     }
 
     /// The error when the hub does not answer and the cache does not do.
@@ -147,27 +156,11 @@ impl Hub<'_> {
     /// For errors of the file system.
     pub(super) fn cannot_write(&self) -> String {
         format!(
-            "cannot write to the cache `{}`: make it writable, free space on its disk, set HF_HOME \
-             to another directory, or set HF_HUB_OFFLINE=1 to use what it has",
+            "cannot write to the cache `{}`: make it writable, free space on its disk, set HF_HUB_CACHE \
+             or HF_HOME to another directory, or set HF_HUB_OFFLINE=1 to use what it has",
             self.settings.cache_dir.display()
         )
     }
-}
-
-/// Whether an error is this machine's; `hf-hub` uses one type for files and for connections.
-fn is_local(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::NotFound
-            | ErrorKind::PermissionDenied
-            | ErrorKind::AlreadyExists
-            | ErrorKind::NotADirectory
-            | ErrorKind::IsADirectory
-            | ErrorKind::StorageFull
-            | ErrorKind::QuotaExceeded
-            | ErrorKind::FileTooLarge
-            | ErrorKind::ReadOnlyFilesystem
-    )
 }
 
 #[cfg(test)]
@@ -175,52 +168,37 @@ mod tests {
     use super::super::super::HubSettings;
     use super::*;
 
-    /// What `error` about a file makes of a download: how it goes on, and the message.
-    fn outcome(error: ApiError) -> (&'static str, String) {
+    #[test]
+    fn only_breakdowns_of_the_hub_are_tried_again() {
         let model = HubModel {
             id: "acme/reranker".to_owned(),
             revision: "main".to_owned(),
         };
         let settings = HubSettings::new("some-cache");
         let hub = Hub::new(&model, &settings).unwrap();
-        match hub.failure(error, "model.safetensors") {
-            Failure::Final(error) => ("final", format!("{error:#}")),
-            Failure::Cut { reason, .. } => ("cut", reason),
-            Failure::Unreachable(reason) => ("unreachable", reason),
-        }
-    }
-
-    fn status(status: u16) -> ApiError {
-        ApiError::RequestError(Box::new(ureq::Error::StatusCode(status)))
-    }
-
-    #[test]
-    fn only_breakdowns_of_the_hub_are_tried_again() {
+        let is_cut = |code| {
+            let failure = hub.refusal(code, None, Some("model.safetensors"));
+            matches!(failure, Failure::Cut { .. })
+        };
         for code in [408, 429, 500, 503] {
-            assert_eq!(outcome(status(code)).0, "cut", "{code}");
+            assert!(is_cut(code), "{code}");
         }
-        for code in [400, 401, 403, 404, 410, 451] {
-            assert_eq!(outcome(status(code)).0, "final", "{code}");
+        for code in [400, 401, 403, 404, 410, 416, 451] {
+            assert!(!is_cut(code), "{code}");
         }
-        let lost = ApiError::IoError(ErrorKind::UnexpectedEof.into());
-        assert_eq!(outcome(lost).0, "cut");
-        let refused = ApiError::RequestError(Box::new(ureq::Error::ConnectionFailed));
-        assert_eq!(outcome(refused).0, "cut");
     }
 
     #[test]
-    fn a_full_disk_is_not_blamed_on_the_hub() {
-        let (kind, message) = outcome(ApiError::IoError(ErrorKind::StorageFull.into()));
-        assert_eq!(kind, "final");
-        assert!(message.contains("free space"), "{message}");
-        assert!(message.contains("some-cache"), "{message}");
-    }
-
-    #[test]
-    fn a_download_by_another_process_is_named() {
-        let (kind, message) = outcome(ApiError::LockAcquisition("x.lock".into()));
-        assert_eq!(kind, "final");
-        assert!(message.contains("another process"), "{message}");
-        assert!(message.contains("`x.lock`"), "{message}");
+    fn silence_is_told_from_a_cut() {
+        let timeout = ureq::Error::Timeout(ureq::Timeout::PerCall).into_io();
+        for (error, is_silence) in [
+            (timeout, true),
+            (ErrorKind::TimedOut.into(), true),
+            (ErrorKind::UnexpectedEof.into(), false),
+        ] {
+            let failure = Failure::of_body(&error, "x", Duration::from_secs(3));
+            assert_eq!(matches!(failure, Failure::Unreachable(_)), is_silence);
+            assert_eq!(failure.reason() == "no data of x for 3s", is_silence);
+        }
     }
 }

@@ -1,54 +1,49 @@
 //! Brings the files of one commit into the cache.
 
 use std::collections::HashSet;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
-use hf_hub::api::sync::{ApiError, ApiRepo};
-use hf_hub::{CacheRepo, Repo};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use ureq::http::Uri;
 
-use super::super::files::{self, INDEX};
+use super::super::files::{self, INDEX, MAX_WEIGHTS};
 use super::super::progress::{Event, Reporter};
 use super::super::{HubModel, Progress};
+use super::blob::{Blob, Lock};
+use super::cache;
+use super::client::{Answer, header};
+use super::values::{Commit, Etag, excerpt};
 use super::{Failure, Hub};
-
-/// Attempts in a row that bring no new byte, after which the hub counts as unreachable.
-const FRUITLESS_ATTEMPTS: u32 = 5;
 
 /// Pause before the next attempt, times the number of fruitless ones but the first.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// A download that brings fewer bytes a second counts as silent.
+const MIN_RATE: u64 = 1024;
+
+/// Bytes read at a time.
+const PIECE: usize = 64 * 1024;
+
 /// The commit whose files are being brought together.
 pub(super) struct Snapshot<'a> {
     hub: &'a Hub<'a>,
-    repo: Repo,
-    cache: CacheRepo,
+    commit: Commit,
     directory: PathBuf,
     progress: Progress,
 }
 
 impl<'a> Snapshot<'a> {
-    /// # Errors
-    /// The cache is not writable. Found here, before the hub could be blamed for it.
-    pub(super) fn new(hub: &'a Hub<'a>, commit: &str, progress: Progress) -> Result<Self> {
-        let repo = hub.repo(commit);
-        let cache = hub.cache.repo(repo.clone());
-        let directory = cache.pointer_path(commit);
-        for path in [&directory, &cache.blob_path("")] {
-            fs::create_dir_all(path).with_context(|| hub.cannot_write())?;
-        }
-        Ok(Self {
+    pub(super) fn new(hub: &'a Hub<'a>, commit: Commit, progress: Progress) -> Self {
+        Self {
             hub,
-            repo,
-            cache,
-            directory,
+            directory: hub.cache.snapshot(&commit),
+            commit,
             progress,
-        })
+        }
     }
 
     /// Where the commit's files are.
@@ -58,7 +53,7 @@ impl<'a> Snapshot<'a> {
 
     /// Makes sure that the index and the shards it names are there; `listing` is all the hub has.
     pub(super) fn get_shards(&self, listing: &HashSet<&str>) -> Result<(), Failure> {
-        self.get(INDEX)?;
+        self.get(INDEX, files::limit(INDEX))?;
         let shards = files::shards(&self.directory.join(INDEX))?;
         let absent = |shard: &&String| !listing.contains(shard.as_str());
         if let Some(absent) = shards.iter().find(absent) {
@@ -69,27 +64,42 @@ impl<'a> Snapshot<'a> {
             );
             return Err(error.into());
         }
-        shards.iter().try_for_each(|shard| self.get(shard))
+        let mut left = MAX_WEIGHTS;
+        for shard in &shards {
+            self.get(shard, left)?;
+            let file = fs::metadata(self.directory.join(shard));
+            left = left.saturating_sub(file.map_or(0, |file| file.len()));
+        }
+        Ok(())
     }
 
-    /// Makes sure that the file `name` is there, with as many attempts as bring it forward.
-    pub(super) fn get(&self, name: &str) -> Result<(), Failure> {
+    /// Makes sure that the file `name`, of `limit` bytes at most, is there, with as many attempts
+    /// as bring it forward.
+    pub(super) fn get(&self, name: &str, limit: u64) -> Result<(), Failure> {
         let pointer = self.directory.join(name);
         if pointer.is_file() {
-            return Ok(());
+            return self
+                .hub
+                .cache
+                .check_inside(&pointer)
+                .map_err(Failure::Final);
+        }
+        for path in [&self.directory, &self.hub.cache.blobs()] {
+            // Found here, before the hub could be blamed for it.
+            fs::create_dir_all(path).with_context(|| self.hub.cannot_write())?;
         }
         if pointer.is_symlink() {
-            // Its blob is gone. `hf-hub` replaces no link, should the new one have another name.
+            // The blob that the link leads to is gone.
             fs::remove_file(&pointer).with_context(|| self.hub.cannot_write())?;
         }
         let (mut most_kept, mut fruitless) = (0, 0);
         loop {
-            let (reason, kept) = match self.attempt(name, &pointer) {
+            let (reason, kept) = match self.attempt(name, limit, &pointer) {
                 Err(Failure::Cut { reason, kept }) => (reason, kept),
                 outcome => return outcome,
             };
             fruitless = if kept > most_kept { 0 } else { fruitless + 1 };
-            if fruitless == FRUITLESS_ATTEMPTS {
+            if fruitless >= self.hub.fruitless_attempts {
                 return Err(Failure::Unreachable(reason));
             }
             tracing::warn!(
@@ -104,183 +114,219 @@ impl<'a> Snapshot<'a> {
     }
 
     /// Tries once to make `pointer` a link to the whole file `name`.
-    fn attempt(&self, name: &str, pointer: &Path) -> Result<(), Failure> {
-        let blob = self.blob(name)?;
-        blob.settle().with_context(|| self.hub.cannot_write())?;
+    fn attempt(&self, name: &str, limit: u64, pointer: &Path) -> Result<(), Failure> {
+        let blob = self.blob(name, limit)?;
         if !blob.is_whole() {
-            self.download(name, &blob)
-                .map_err(|failure| match failure {
-                    Failure::Cut { reason, .. } => Failure::Cut {
-                        reason,
-                        kept: blob.kept(),
-                    },
-                    other => other,
-                })?;
+            self.download(name, &blob)?;
         }
-        if !blob.is_whole() {
-            return Err(self.discard(&blob, pointer));
-        }
-        if !pointer.is_file() {
-            link(&blob, pointer, name).with_context(|| self.hub.cannot_write())?;
-        }
+        cache::link(&blob.etag, pointer, name).with_context(|| self.hub.cannot_write())?;
         Ok(())
     }
 
     /// Asks the hub which blob the file `name` is.
-    fn blob(&self, name: &str) -> Result<Blob, Failure> {
-        let (api, url) = (self.hub.api.clone(), self.api_repo().url(name));
-        let metadata = self.watched(name, None, move |_| api.metadata(&url))?;
-        let etag = metadata.etag();
-        // It becomes the name of a file, with the mark of a weak etag as a directory.
-        let bare = etag.strip_prefix("W/").unwrap_or(etag);
-        if ["", ".", ".."].contains(&bare) || bare.contains(['/', '\\', ':']) {
-            let error = anyhow!("the hub sent the etag `{etag}` for {name}, which is malformed");
-            return Err(error.into());
+    fn blob(&self, name: &str, limit: u64) -> Result<Blob, Failure> {
+        let url = self.url(name)?;
+        let range = "bytes=0-0";
+        let answer = self.hub.client.describe(&url, range, self.hub.patience)?;
+        self.check_status(&answer, name)?;
+        let headers = answer.headers();
+        let etag = header(headers, "x-linked-etag").or_else(|| header(headers, "etag"));
+        let etag = etag.ok_or_else(|| self.hub.unexpected(name, "without an etag"))?;
+        let etag =
+            Etag::parse(etag).map_err(|error| self.hub.unexpected(name, &format!("{error:#}")))?;
+        let size = match header(headers, "x-linked-size") {
+            Some(size) => size.parse().ok(),
+            None if answer.status().is_redirection() => {
+                let answer = self.hub.client.get(&url, Some(range), self.hub.patience)?;
+                self.check_status(&answer, name)?;
+                size(&answer)
+            }
+            None => size(&answer),
+        };
+        let size = size.ok_or_else(|| self.hub.unexpected(name, "without the file's size"))?;
+        self.check_size(name, size, limit)?;
+        Ok(Blob::new(self.hub.cache.blobs(), etag, size))
+    }
+
+    fn check_size(&self, name: &str, size: u64, limit: u64) -> Result<()> {
+        ensure!(
+            size > 0,
+            "`{}` says that {name} of `{}` is empty: try another revision",
+            self.hub.endpoint,
+            self.hub.model.id
+        );
+        ensure!(
+            size <= limit,
+            "`{}` says that {name} of `{}` has {size} bytes, and {limit} are the most that it may \
+             have: check the model and the hub's address (HF_ENDPOINT)",
+            self.hub.endpoint,
+            self.hub.model.id
+        );
+        Ok(())
+    }
+
+    fn check_status(&self, answer: &Answer, name: &str) -> Result<(), Failure> {
+        let status = answer.status();
+        if status.is_success() || status.is_redirection() {
+            return Ok(());
         }
-        Ok(Blob {
-            path: self.cache.blob_path(etag),
-            etag: etag.to_owned(),
-            size: metadata.size() as u64,
-        })
+        Err(self.hub.refusal(status.as_u16(), None, Some(name)))
     }
 
     /// Downloads the file `name`, going on where an earlier attempt was cut off.
     fn download(&self, name: &str, blob: &Blob) -> Result<(), Failure> {
-        let mut reporter = Reporter::new(self.progress, name, blob.kept());
-        let (repo, file) = (self.api_repo(), name.to_owned());
-        self.watched(name, Some(&mut reporter), move |sink| {
-            repo.download_with_progress(&file, sink).map(drop)
-        })
-    }
-
-    /// Removes a blob of the wrong size, which `hf-hub` does not check.
-    fn discard(&self, blob: &Blob, pointer: &Path) -> Failure {
-        let reason = format!(
-            "the hub sent {} bytes instead of {}",
-            length(&blob.path),
-            blob.size
-        );
-        for path in [pointer, &blob.path] {
-            if let Err(error) = fs::remove_file(path) {
-                return anyhow!(error).context(self.hub.cannot_write()).into();
+        let cannot_write = || self.hub.cannot_write();
+        let _lock = match blob.lock().with_context(cannot_write)? {
+            Lock::HeldElsewhere(path) => {
+                let error = anyhow!(
+                    "another process is downloading {name} into the same cache (it holds `{}`): \
+                     start again when it is done",
+                    path.display()
+                );
+                return Err(error.into());
             }
+            held @ Lock::Held(_) => held,
+        };
+        blob.settle().with_context(cannot_write)?;
+        if blob.is_whole() {
+            return Ok(());
         }
-        Failure::Cut { reason, kept: 0 }
+        if let Some(excess) = blob.excess() {
+            let error = anyhow!("the disk lacks {excess} bytes for {name}");
+            return Err(error.context(self.hub.cannot_write()).into());
+        }
+        let kept = |failure| match failure {
+            Failure::Cut { reason, .. } => Failure::Cut {
+                reason,
+                kept: blob.kept(),
+            },
+            other => other,
+        };
+        self.fill(name, blob).map_err(kept)?;
+        blob.settle().with_context(cannot_write)?;
+        Ok(())
     }
 
-    fn api_repo(&self) -> ApiRepo {
-        self.hub.api.repo(self.repo.clone())
+    /// Adds what is missing to the part of the blob that is there.
+    fn fill(&self, name: &str, blob: &Blob) -> Result<(), Failure> {
+        let kept = blob.kept();
+        let range = format!("bytes={kept}-");
+        let url = self.url(name)?;
+        let answer = self
+            .hub
+            .client
+            .get(&url, Some(&range), self.hub.patience.in_pieces())?;
+        self.check_status(&answer, name)?;
+        // A server that does not know ranges sends all of it.
+        let start = if answer.status() == 206 { kept } else { 0 };
+        self.check_part(&answer, name, (start, blob.size))?;
+        let part = File::options()
+            .create(true)
+            .append(start > 0)
+            .write(true)
+            .truncate(start == 0)
+            .open(blob.part())
+            .with_context(|| self.hub.cannot_write())?;
+        let mut reporter = Reporter::new(self.progress, name, start);
+        reporter.on(&Event::Start(blob.size));
+        reporter.on(&Event::Bytes(start));
+        self.copy(
+            answer.into_body().into_reader(),
+            part,
+            (name, blob.size - start),
+            &mut reporter,
+        )
     }
 
-    /// Runs a request for the file `name` in a thread of its own and gives up on it when it is
-    /// silent for too long: the requests of `hf-hub` have no time limit.
-    fn watched<T: Send + 'static>(
+    /// Checks that the hub is about to send what it described: the bytes from `start` to `size`.
+    fn check_part(
         &self,
+        answer: &Answer,
         name: &str,
-        mut reporter: Option<&mut Reporter>,
-        request: impl FnOnce(Sink) -> Result<T, ApiError> + Send + 'static,
-    ) -> Result<T, Failure> {
-        let timeout = self.hub.settings.timeout;
-        let (sender, events) = mpsc::channel();
-        let worker = thread::Builder::new()
-            .name("download".to_owned())
-            .spawn(move || request(Sink(sender)))
-            .context("cannot start a thread to download with")?;
+        (start, size): (u64, u64),
+    ) -> Result<(), Failure> {
+        let described = match header(answer.headers(), "content-range") {
+            Some(range) if answer.status() == 206 => {
+                let expected = [
+                    format!("bytes {start}-{}/{size}", size.saturating_sub(1)),
+                    format!("bytes {start}-{}/*", size.saturating_sub(1)),
+                ];
+                expected.iter().any(|expected| expected == range)
+            }
+            _ => match header(answer.headers(), "content-length") {
+                Some(length) => length.parse() == Ok(size - start),
+                None => true,
+            },
+        };
+        if described {
+            return Ok(());
+        }
+        let header = |name| header(answer.headers(), name).map_or("none".to_owned(), excerpt);
+        let reason = format!(
+            "it described {size} bytes and sends others, content-range {}, content-length {}",
+            header("content-range"),
+            header("content-length")
+        );
+        Err(self.hub.unexpected(name, &reason).into())
+    }
+
+    /// Copies `expected` bytes and no more.
+    fn copy(
+        &self,
+        mut body: impl Read,
+        mut part: File,
+        (name, expected): (&str, u64),
+        reporter: &mut Reporter,
+    ) -> Result<(), Failure> {
+        let silence = self.hub.patience.silence;
+        let mut piece = vec![0; PIECE];
+        let (mut done, mut watched, mut since) = (0, 0, Instant::now());
         loop {
-            match events.recv_timeout(timeout) {
-                Ok(event) => {
-                    if let Some(reporter) = &mut reporter {
-                        reporter.on(&event);
-                    }
+            let read = body
+                .read(&mut piece)
+                .map_err(|error| Failure::of_body(&error, name, silence))?;
+            if read == 0 {
+                break;
+            }
+            let read = read as u64;
+            if done + read > expected {
+                let reason = format!("it sends more than the {expected} bytes that it described");
+                return Err(self.hub.unexpected(name, &reason).into());
+            }
+            part.write_all(&piece[..usize::try_from(read).unwrap_or(PIECE)])
+                .with_context(|| self.hub.cannot_write())?;
+            reporter.on(&Event::Bytes(read));
+            done += read;
+            watched += read;
+            if since.elapsed() >= silence {
+                if watched < MIN_RATE * silence.as_secs() {
+                    return Err(Failure::silent(name, silence));
                 }
-                // The thread is left behind. It holds the lock, so another attempt would not help.
-                Err(RecvTimeoutError::Timeout) => return Err(Failure::silent(name, timeout)),
-                Err(RecvTimeoutError::Disconnected) => break,
+                (watched, since) = (0, Instant::now());
             }
         }
-        let answer = worker.join();
-        let answer = answer.map_err(|_panic| self.hub.unexpected(name, "`hf-hub` panicked"))?;
-        answer.map_err(|error| self.hub.failure(error, name))
-    }
-}
-
-/// Passes on what `hf-hub` reports; once it is dropped the request is over.
-struct Sink(Sender<Event>);
-
-impl Sink {
-    fn send(&self, event: Event) {
-        // Nobody listens any more when the request was given up.
-        let _ = self.0.send(event);
-    }
-}
-
-impl hf_hub::api::Progress for Sink {
-    fn init(&mut self, size: usize, _file: &str) {
-        self.send(Event::Start(size as u64));
-    }
-
-    fn update(&mut self, bytes: usize) {
-        self.send(Event::Bytes(bytes as u64));
-    }
-
-    fn finish(&mut self) {}
-}
-
-/// A file's contents in the cache, which all commits with the same contents share.
-struct Blob {
-    path: PathBuf,
-    /// Its name in the directory of blobs.
-    etag: String,
-    /// In bytes, as the hub says.
-    size: u64,
-}
-
-impl Blob {
-    fn is_whole(&self) -> bool {
-        self.path.is_file() && length(&self.path) == self.size
-    }
-
-    /// The name under which `hf-hub` keeps a download that is not complete.
-    fn part(&self) -> PathBuf {
-        self.path.with_extension("part")
-    }
-
-    /// Bytes there from earlier attempts.
-    fn kept(&self) -> u64 {
-        length(&self.part())
-    }
-
-    /// Deals with partial downloads from which `hf-hub` cannot go on: complete and too long ones.
-    fn settle(&self) -> io::Result<()> {
-        let part = self.part();
-        if !part.is_file() || self.kept() < self.size {
-            Ok(())
-        } else if self.kept() == self.size {
-            fs::rename(part, &self.path)
-        } else {
-            fs::remove_file(part)
+        if done < expected {
+            let reason = format!("the hub sent {done} bytes instead of {expected}");
+            return Err(Failure::cut(&reason));
         }
+        Ok(())
+    }
+
+    fn url(&self, name: &str) -> Result<Uri> {
+        let (endpoint, id) = (&self.hub.address, &self.hub.model.id);
+        let commit = self.commit.as_str();
+        format!("{endpoint}/{id}/resolve/{commit}/{name}")
+            .parse()
+            .with_context(|| format!("{name} cannot be part of an address"))
     }
 }
 
-/// The size of a file in bytes; 0 if there is none.
-fn length(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |metadata| metadata.len())
-}
-
-/// Makes `pointer` (the file `name` of a snapshot) the blob, by the relative link of the layout.
-#[cfg(unix)]
-fn link(blob: &Blob, pointer: &Path, name: &str) -> io::Result<()> {
-    let up = Path::new(name).components().count() + 1;
-    let mut target: PathBuf = std::iter::repeat_n("..", up).collect();
-    target.extend(["blobs", &blob.etag]);
-    pointer.parent().map_or(Ok(()), fs::create_dir_all)?;
-    std::os::unix::fs::symlink(target, pointer)
-}
-
-/// Links need a privilege elsewhere; a second name for the same file needs none.
-#[cfg(not(unix))]
-fn link(blob: &Blob, pointer: &Path, _name: &str) -> io::Result<()> {
-    pointer.parent().map_or(Ok(()), fs::create_dir_all)?;
-    fs::hard_link(&blob.path, pointer)
+/// The size of the whole file, of which an answer has the first byte or all.
+fn size(answer: &Answer) -> Option<u64> {
+    let headers = answer.headers();
+    if answer.status() == 206 {
+        let range = header(headers, "content-range")?;
+        return range.rsplit_once('/')?.1.parse().ok();
+    }
+    header(headers, "content-length")?.parse().ok()
 }
