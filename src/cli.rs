@@ -1,8 +1,4 @@
 //! The command line: one short function per sub-command.
-#![expect(
-    clippy::print_stdout,
-    reason = "standard output is where a command's result goes"
-)]
 
 mod probe;
 
@@ -10,7 +6,7 @@ use std::{
     convert::Infallible,
     fs,
     future::pending,
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -207,13 +203,11 @@ fn rerank(args: &RerankArgs) -> Result<()> {
         id: "cli",
         elapsed: started.elapsed(),
     })?;
-    println!("{}", String::from_utf8(answer)?);
-    Ok(())
+    print(&String::from_utf8(answer)?)
 }
 
 fn peak() -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(&model::peaks())?);
-    Ok(())
+    print(&serde_json::to_string_pretty(&model::peaks())?)
 }
 
 fn gpu_check(args: &ServeArgs) -> Result<()> {
@@ -223,12 +217,28 @@ fn gpu_check(args: &ServeArgs) -> Result<()> {
     } = args.resolve()?;
     let checkpoint = Checkpoint::open(&model.source, &model.hub)?;
     let (found, passed) = checkpoint.examine_gpu(&model.wanted(batching.tokens))?;
-    println!("{}", serde_json::to_string_pretty(&found)?);
+    print(&serde_json::to_string_pretty(&found)?)?;
     ensure!(
         passed,
         "a kernel differs from its reference by more than it may"
     );
     Ok(())
+}
+
+/// Writes a command's result to standard output.
+fn print(result: &str) -> Result<()> {
+    written(writeln!(io::stdout().lock(), "{result}"))
+}
+
+/// What became of writing to standard output. A reader that has seen enough and left is no failure.
+///
+/// # Errors
+/// Any other failure, a full disk for one.
+pub fn written(result: io::Result<()>) -> Result<()> {
+    match result.and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
 }
 
 fn read_request(file: &PathBuf) -> Result<Vec<u8>> {
@@ -250,7 +260,8 @@ fn healthcheck(args: &HealthcheckArgs) -> Result<()> {
     if status != 200 {
         bail!("{address}/health answers {status}: the model is not ready");
     }
-    println!("healthy");
+    // The exit code is the answer; nobody need read this.
+    let _ = print("healthy");
     Ok(())
 }
 
