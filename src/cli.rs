@@ -4,26 +4,27 @@ mod probe;
 
 use std::{
     convert::Infallible,
+    env,
+    ffi::OsString,
     fs,
     future::pending,
     io::{self, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
     task::spawn_blocking,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
-    config::{Config, ServeArgs, ignore_empty_variables},
+    config::{self, Config, Host, LogArgs, ServeArgs},
     http::{
         self, App, Listener,
         wire::{self, Route, Served},
@@ -74,18 +75,13 @@ struct RerankArgs {
 
 #[derive(Debug, Args)]
 struct HealthcheckArgs {
-    /// Address of the server
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "IP")]
-    host: IpAddr,
+    /// Address or name of the server [default: where the options of the server let it listen]
+    #[arg(long, value_name = "HOST")]
+    host: Option<Host>,
 
-    /// Port of the server
-    #[arg(
-        long,
-        env = "RERANKER_PORT",
-        default_value_t = 8002,
-        value_name = "PORT"
-    )]
-    port: u16,
+    /// Port of the server [default: likewise]
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
 
     /// How long to wait for an answer
     #[arg(long, default_value_t = 5000, value_name = "MS")]
@@ -98,8 +94,21 @@ impl Cli {
     /// # Errors
     /// What clap says of a misuse; also how it hands over help and the version.
     pub fn read() -> clap::error::Result<Self> {
-        let matches = ignore_empty_variables(Self::command()).try_get_matches()?;
-        Self::from_arg_matches(&matches)
+        Self::read_from(env::args_os())
+    }
+
+    fn read_from(arguments: impl IntoIterator<Item = OsString>) -> clap::error::Result<Self> {
+        let command = config::read_environment(Self::command());
+        Self::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    }
+
+    /// The options of the server that this command line starts, if it starts one.
+    fn into_server(self) -> Option<ServeArgs> {
+        match self.command {
+            None => Some(self.serve),
+            Some(Command::Serve(args)) => Some(*args),
+            Some(_) => None,
+        }
     }
 }
 
@@ -118,8 +127,17 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
+/// Starts the log with what there is to say about the environment.
+fn begin(log: &LogArgs) -> Result<()> {
+    telemetry::init(log)?;
+    for warning in config::warnings(&Cli::command()) {
+        warn!("{warning}");
+    }
+    Ok(())
+}
+
 fn serve(args: &ServeArgs) -> Result<()> {
-    telemetry::init(&args.log)?;
+    begin(&args.log)?;
     let config = args.resolve()?;
     let runtime = runtime()?;
     let result = runtime.block_on(serve_until_stopped(&config));
@@ -183,7 +201,7 @@ fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static> {
 }
 
 fn rerank(args: &RerankArgs) -> Result<()> {
-    telemetry::init(&args.serve.log)?;
+    begin(&args.serve.log)?;
     let config = args.serve.resolve()?;
     let body = read_request(&args.file)?;
     let started = Instant::now();
@@ -211,7 +229,7 @@ fn peak() -> Result<()> {
 }
 
 fn gpu_check(args: &ServeArgs) -> Result<()> {
-    telemetry::init(&args.log)?;
+    begin(&args.log)?;
     let Config {
         model, batching, ..
     } = args.resolve()?;
@@ -254,15 +272,21 @@ fn read_request(file: &PathBuf) -> Result<Vec<u8>> {
 }
 
 fn healthcheck(args: &HealthcheckArgs) -> Result<()> {
-    let address = SocketAddr::new(args.host, args.port);
-    let status = probe::health(address, Duration::from_millis(args.timeout_ms))
-        .with_context(|| format!("no answer from {address}/health"))?;
-    if status != 200 {
-        bail!("{address}/health answers {status}: the model is not ready");
-    }
+    let server = server_options().context("the options of the server cannot be read")?;
+    let host = args.host.as_ref().unwrap_or(&server.http.host);
+    let port = args.port.unwrap_or(server.http.port);
+    probe::health(host, port, Duration::from_millis(args.timeout_ms))?;
     // The exit code is the answer; nobody need read this.
     let _ = print("healthy");
     Ok(())
+}
+
+/// The options of the server in this container; without one, those that a server would have here.
+fn server_options() -> clap::error::Result<ServeArgs> {
+    let of_container = probe::container_arguments()
+        .and_then(|arguments| Cli::read_from(arguments).ok())
+        .and_then(Cli::into_server);
+    of_container.map_or_else(|| Ok(Cli::read_from(["reranker".into()])?.serve), Ok)
 }
 
 fn runtime() -> Result<Runtime> {

@@ -1,13 +1,13 @@
 //! Options of the server itself.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::Args;
 
-use super::access::{AccessArgs, AccessSettings};
+use super::{
+    access::{AccessArgs, AccessSettings},
+    values::Host,
+};
 
 /// Nobody waits longer, and a clock can add it to any time.
 const DAY_MS: u64 = 86_400_000;
@@ -16,14 +16,14 @@ const DAY_MS: u64 = 86_400_000;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server")]
 pub struct HttpArgs {
-    /// Address to listen on
+    /// Address or name to listen on
     #[arg(
         long,
         env = "RERANKER_HOST",
         default_value = "0.0.0.0",
-        value_name = "IP"
+        value_name = "HOST"
     )]
-    pub host: IpAddr,
+    pub host: Host,
 
     /// Port to listen on
     #[arg(
@@ -114,8 +114,10 @@ pub struct HttpArgs {
 /// Where and within what limits the server listens.
 #[derive(Debug, Clone)]
 pub struct HttpSettings {
-    /// Address and port.
-    pub address: SocketAddr,
+    /// Where to listen.
+    pub host: Host,
+    /// The port there.
+    pub port: u16,
     /// Documents per request.
     pub max_documents: usize,
     /// Characters per document.
@@ -139,7 +141,8 @@ pub struct HttpSettings {
 impl HttpArgs {
     pub(super) fn resolve(&self) -> HttpSettings {
         HttpSettings {
-            address: SocketAddr::new(self.host, self.port),
+            host: self.host.clone(),
+            port: self.port,
             max_documents: self.max_documents,
             max_document_chars: self.max_document_chars,
             max_query_chars: self.max_query_chars,

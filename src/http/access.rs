@@ -31,14 +31,18 @@ pub(super) enum Outcome {
     /// Documents with their scores.
     Scored(Scored),
     /// An error.
-    Refused {
-        /// Why, in a word.
-        reason: Refused,
-        /// How much the operator will want to know.
-        level: Level,
-        /// Why, in a sentence without anything that the client sent.
-        why: String,
-    },
+    Refused(Cause),
+}
+
+/// Why a request was refused.
+#[derive(Clone)]
+pub(super) struct Cause {
+    /// In a word.
+    pub(super) reason: Refused,
+    /// How much the operator will want to know.
+    pub(super) level: Level,
+    /// In a sentence without anything that the client sent.
+    pub(super) why: Cow<'static, str>,
 }
 
 /// What the log says of a request that was scored.
@@ -98,19 +102,8 @@ impl<'a> Visit<'a> {
         let sent = response.body().size_hint().exact();
         match extensions.get::<Outcome>() {
             Some(Outcome::Scored(scored)) => self.log_scored(scored, status, sent),
-            Some(Outcome::Refused { reason, level, why }) => {
-                self.refused(*reason, *level, Some(status), sent, Some(why));
-            }
-            // Libraries refuse by themselves here and there.
-            None if status.is_server_error() => {
-                self.refused(Refused::Failed, Level::WARN, Some(status), sent, None);
-            }
-            None if status == StatusCode::NOT_FOUND => {
-                self.refused(Refused::NoRoute, Level::INFO, Some(status), sent, None);
-            }
-            None if status.is_client_error() => {
-                self.refused(Refused::Invalid, Level::INFO, Some(status), sent, None);
-            }
+            Some(Outcome::Refused(cause)) => self.refused(cause, Some(status), sent),
+            None if is_error(status) => self.refused(&unexplained(status), Some(status), sent),
             None => self.log_answered(status, sent),
         }
     }
@@ -141,23 +134,17 @@ impl<'a> Visit<'a> {
         }
     }
 
-    fn refused(
-        &self,
-        reason: Refused,
-        level: Level,
-        status: Option<StatusCode>,
-        sent: Option<u64>,
-        why: Option<&str>,
-    ) {
-        self.metrics.refused(reason).inc();
-        let (status, reason) = (status.map(|status| status.as_u16()), reason.label());
+    fn refused(&self, cause: &Cause, status: Option<StatusCode>, sent: Option<u64>) {
+        self.metrics.refused(cause.reason).inc();
+        let (status, reason) = (status.map(|status| status.as_u16()), cause.reason.label());
         let (received, total_ms) = (self.received, self.started.elapsed().as_millis());
+        let why = &*cause.why;
         macro_rules! refused {
             ($event:ident) => {
                 $event!(status, reason, received, sent, total_ms, why, "refused")
             };
         }
-        match level {
+        match cause.level {
             Level::ERROR => refused!(error),
             Level::WARN => refused!(warn),
             _ => refused!(info),
@@ -168,9 +155,31 @@ impl<'a> Visit<'a> {
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
         if !self.is_answered {
-            let why = "the connection ended before the answer";
-            self.refused(Refused::HungUp, Level::INFO, None, None, Some(why));
+            let cause = Cause {
+                reason: Refused::HungUp,
+                level: Level::INFO,
+                why: "the connection ended before the answer".into(),
+            };
+            self.refused(&cause, None, None);
         }
+    }
+}
+
+fn is_error(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
+}
+
+/// Libraries answer by themselves here and there.
+fn unexplained(status: StatusCode) -> Cause {
+    let (reason, level) = match status {
+        StatusCode::NOT_FOUND => (Refused::NoRoute, Level::INFO),
+        status if status.is_server_error() => (Refused::Failed, Level::ERROR),
+        _ => (Refused::Invalid, Level::INFO),
+    };
+    Cause {
+        reason,
+        level,
+        why: status.canonical_reason().unwrap_or_default().into(),
     }
 }
 

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tracing::Level;
 
 use super::{
-    access::Outcome,
+    access::{Cause, Outcome},
     body::ENCODINGS,
     quote::cut,
     wire::{Family, Reason},
@@ -227,17 +227,17 @@ impl ApiError {
             | Self::BodyUnreadable(_)
             | Self::BodyTimeout(_)
             | Self::TooManyConnections { .. } => (Level::WARN, self.sentence()),
-            Self::UnknownEncoding(_) => (
-                Level::INFO,
-                format!("Content-Encoding is none of {ENCODINGS}"),
-            ),
+            Self::UnknownEncoding(_) => {
+                let why = format!("Content-Encoding is none of {ENCODINGS}");
+                (Level::INFO, why)
+            }
             _ => (Level::INFO, self.sentence()),
         };
-        Outcome::Refused {
+        Outcome::Refused(Cause {
             reason: self.reason(),
             level,
-            why,
-        }
+            why: why.into(),
+        })
     }
 
     /// What else an answer of this kind must say to be understood by programs.

@@ -37,10 +37,16 @@ impl Listener {
     /// A port that is taken, a certificate that cannot be used.
     pub async fn bind(settings: &HttpSettings) -> Result<Self> {
         let tls = settings.access.tls.clone().map(Tls::load).transpose()?;
-        let address = settings.address;
-        let tcp = TcpListener::bind(address)
+        let (host, port) = (&settings.host, settings.port);
+        let addresses = host.addresses(port).with_context(|| {
+            format!(
+                "RERANKER_HOST is \"{host}\", which is neither an address nor a name that has one"
+            )
+        })?;
+        // The first of them that can be had.
+        let tcp = TcpListener::bind(&addresses[..])
             .await
-            .with_context(|| format!("cannot listen on {address}"))?;
+            .with_context(|| format!("cannot listen on {host} port {port}"))?;
         Ok(Self { tcp, tls })
     }
 

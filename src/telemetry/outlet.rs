@@ -128,7 +128,7 @@ impl Outlet {
 
 impl State {
     fn drop_lines(&mut self, lines: &[u8]) {
-        let number = lines.iter().filter(|&&byte| byte == b'\n').count() as u64;
+        let number = lines.split(|&byte| byte == b'\n').count() as u64 - 1;
         self.dropped += number;
         LOG_LINES_DROPPED.inc_by(number);
     }
@@ -256,7 +256,11 @@ mod tests {
                 self.failures -= 1;
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            let room = if self.room == 0 { bytes.len() } else { self.room };
+            let room = if self.room == 0 {
+                bytes.len()
+            } else {
+                self.room
+            };
             self.room = 0;
             self.file.write(&bytes[..bytes.len().min(room)])
         }

@@ -1,6 +1,7 @@
 //! One integration binary: the program as its users meet it. See `support.rs` for the server the tests start.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access;
 mod api;
 mod cli;
 mod documents;
@@ -12,5 +13,6 @@ mod hub;
 mod load;
 mod metrics;
 mod parity;
+mod streams;
 mod support;
 mod tidy;
