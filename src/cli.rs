@@ -147,6 +147,7 @@ fn serve(args: &ServeArgs) -> Result<()> {
 }
 
 async fn serve_until_stopped(config: &Config) -> Result<()> {
+    survive_a_limit_of_file_size()?;
     let metrics = Arc::new(Metrics::new());
     let app = App::new(
         config.model.id.clone(),
@@ -186,6 +187,15 @@ async fn load_into(app: &App, config: &Config, metrics: Arc<Metrics>) -> Result<
         "ready"
     );
     pending().await
+}
+
+/// With a limit of file size (`ulimit -f`) a log file that reaches it would end the process. With a handler in place the
+/// write fails instead, as on a full disk.
+fn survive_a_limit_of_file_size() -> Result<()> {
+    const SIGXFSZ: i32 = 25;
+    signal(SignalKind::from_raw(SIGXFSZ))
+        .map(drop)
+        .context("cannot watch for SIGXFSZ")
 }
 
 /// Completes on SIGTERM or SIGINT.

@@ -116,3 +116,44 @@ impl io::Write for Lines {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        env,
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_line_and_waits_for_nobody() {
+        let child = Command::new(env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "telemetry::tests::panics"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = child.unwrap();
+        // Until it has ended, nobody reads.
+        assert!(child.wait().unwrap().success());
+        let said = io::read_to_string(child.stderr.unwrap()).unwrap();
+        let first = said.lines().next().unwrap();
+        assert!(
+            first.contains("ERROR thread ") && first.contains("panicked at src/telemetry.rs:"),
+            "{first}"
+        );
+        assert_eq!(said.lines().nth(1), Some("as a test"));
+    }
+
+    #[test]
+    #[ignore = "what the test before runs as a process of its own"]
+    fn panics() {
+        start();
+        assert!(panic::catch_unwind(|| panic!("as a test")).is_err());
+        // More than a pipe holds.
+        for _ in 0..100 {
+            say(&"x".repeat(4096));
+        }
+        assert!(panic::catch_unwind(|| panic!("as a test")).is_err());
+    }
+}

@@ -1,6 +1,6 @@
 //! One line of the log and one count for every request, whatever became of it.
 
-use std::{io::Write as _, net::TcpStream};
+use std::net::TcpListener;
 
 use serde_json::json;
 
@@ -9,11 +9,11 @@ use crate::support::{Answer, Server, read_answer};
 const BODY: &str = r#"{"query":"a","documents":["b","c"]}"#;
 
 fn send(server: &Server, request: &str, headers: &[&str], body: &str) -> Answer {
-    let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
-    let head = format!(
-        "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
-        body.len()
-    );
+    let line = format!("{request} HTTP/1.1");
+    let length = format!("Content-Length: {}", body.len());
+    let fixed = ["Host: x", "Connection: close", &length, "", ""];
+    let head = [&[&*line], headers, &fixed].concat();
+    let head = head.join("\r\n");
     read_answer(server.begin(&head, body.as_bytes()))
 }
 
@@ -24,11 +24,60 @@ fn has_all(line: &str, words: &[&str]) {
 }
 
 fn sample(server: &Server, name: &str) -> u64 {
-    let metrics = server.get("/metrics").body;
+    let metrics = send(server, "GET /metrics", &[KEY], "").body;
     let mut lines = metrics.lines();
     let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.map_or(0, |value| value.parse().unwrap())
 }
+
+const KEY: &str = "X-API-Key: good-key";
+const BLANK: &str = r#"{"query":" ","documents":[{"content":"b"}]}"#;
+const MANY: &str = r#"{"query":"a","documents":["b","b","b"]}"#;
+
+/// What is sent, and what the line must say of it: status, reason, path.
+type Case = (
+    &'static str,
+    &'static [&'static str],
+    &'static str,
+    (u16, &'static str, &'static str),
+);
+
+const REFUSALS: [Case; 8] = [
+    ("POST /rerank", &[KEY], BLANK, (400, "invalid", "/rerank")),
+    ("POST /rerank", &[], BODY, (401, "unauthorized", "/rerank")),
+    (
+        "GET /a%20b?key=good-key",
+        &[KEY],
+        "",
+        (404, "no_route", "/a%20b"),
+    ),
+    (
+        "DELETE /v1/rerank",
+        &[KEY],
+        "",
+        (405, "method", "/v1/rerank"),
+    ),
+    (
+        "POST /v1/rerank",
+        &[KEY],
+        MANY,
+        (413, "too_large", "/v1/rerank"),
+    ),
+    (
+        "POST /v1/rerank",
+        &[KEY, "Content-Encoding: secret-encoding"],
+        BODY,
+        (415, "encoding", "/v1/rerank"),
+    ),
+    ("POST /rerank", &[KEY], "{", (422, "invalid", "/rerank")),
+    // Answered by the library that serves the pages.
+    (
+        "GET /docs/nothing",
+        &[],
+        "",
+        (404, "no_route", "/docs/nothing"),
+    ),
+];
 
 #[test]
 fn every_refusal_has_a_line_and_is_counted_once() {
@@ -37,57 +86,9 @@ fn every_refusal_has_a_line_and_is_counted_once() {
         ("RERANKER_MAX_DOCUMENTS", "2"),
         ("RERANKER_CORS_ORIGINS", "https://app.example"),
     ]);
-    let key = "X-API-Key: good-key";
-    let many = json!({"query": "a", "documents": ["b", "b", "b"]}).to_string();
-    let blank = r#"{"query":" ","documents":[{"content":"b"}]}"#;
-    type Case<'a> = (&'a str, &'a [&'a str], &'a str, u16, &'a str, &'a str);
-    let cases: [Case<'_>; 8] = [
-        ("POST /rerank", &[key], blank, 400, "invalid", "/rerank"),
-        ("POST /rerank", &[], BODY, 401, "unauthorized", "/rerank"),
-        (
-            "GET /a%20b?key=good-key",
-            &[key],
-            "",
-            404,
-            "no_route",
-            "/a%20b",
-        ),
-        ("DELETE /v1/rerank", &[key], "", 405, "method", "/v1/rerank"),
-        (
-            "POST /v1/rerank",
-            &[key],
-            &many,
-            413,
-            "too_large",
-            "/v1/rerank",
-        ),
-        (
-            "POST /v1/rerank",
-            &[key, "Content-Encoding: secret-encoding"],
-            BODY,
-            415,
-            "encoding",
-            "/v1/rerank",
-        ),
-        ("POST /rerank", &[key], "{", 422, "invalid", "/rerank"),
-        (
-            "GET /docs/nothing",
-            &[],
-            "",
-            404,
-            "no_route",
-            "/docs/nothing",
-        ),
-    ];
-    for (request, headers, body, status, reason, path) in cases {
+    for (request, headers, body, (status, reason, path)) in REFUSALS {
         let counter = format!("reranker_refused_total{{reason=\"{reason}\"}}");
-        let count = |server: &Server| {
-            let answer = send(server, "GET /metrics", &[key], "");
-            let mut lines = answer.body.lines();
-            let value = lines.find_map(|line| line.strip_prefix(&counter).map(str::to_owned));
-            value.unwrap().trim().parse::<u64>().unwrap()
-        };
-        let before = count(&server);
+        let before = sample(&server, &counter);
         let id = format!("X-Request-Id: {reason}-{status}");
         let answer = send(&server, request, &[headers, &[&id]].concat(), body);
         assert_eq!(answer.status, status, "{request}");
@@ -108,7 +109,7 @@ fn every_refusal_has_a_line_and_is_counted_once() {
         for secret in ["good-key", "secret"] {
             assert!(!line.contains(secret), "{line}");
         }
-        assert_eq!(count(&server), before + 1, "{request}");
+        assert_eq!(sample(&server, &counter), before + 1, "{request}");
     }
 }
 
@@ -154,11 +155,19 @@ fn answers_of_all_kinds_have_a_line_and_a_count_with_few_labels() {
 
 #[test]
 fn probes_that_succeed_are_silent_and_those_that_fail_are_not() {
-    let loading = Server::start_loading(&[("RERANKER_MODEL", "/no/such/model")]);
-    // The load may fail first, which ends the server.
-    if let Ok(mut stream) = TcpStream::connect(loading.address) {
-        let _ = stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
-    }
+    // A hub that accepts connections and never answers.
+    let hub = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", hub.local_addr().unwrap());
+    let loading = Server::start_loading(&[
+        ("RERANKER_MODEL", "some/model"),
+        ("HF_ENDPOINT", &endpoint),
+        ("HF_HOME", "/nonexistent"),
+    ]);
+    assert_eq!(loading.get("/health").status, 503);
+    has_all(
+        &loading.wait_for_log("refused"),
+        &["path=/health", "status=503 reason=\"loading\""],
+    );
     let server = Server::start(&[]);
     for path in ["/health", "/ping", "/metrics", "/nothing"] {
         server.get(path);

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{Server, program};
+use crate::support::{Server, program, read_answer};
 
 fn run(args: &[&str], stdin: &str) -> Output {
     let mut process = program()
@@ -131,6 +131,17 @@ fn what_env_files_leave_around_a_value_is_not_part_of_it() {
         stderr(&output),
         "error: cannot read /no/such/file\r: No such file or directory (os error 2)\n"
     );
+    let server = Server::start(&[("RERANKER_API_KEY", "first, second\r")]);
+    for (key, status) in [("first", 200), ("second", 200), ("third", 401)] {
+        let head = format!(
+            "GET /info HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-API-Key: {key}\r\n\r\n"
+        );
+        assert_eq!(
+            read_answer(server.begin(&head, b"")).status,
+            status,
+            "{key}"
+        );
+    }
     let help = program()
         .env("RERANKER_API_KEY", "a-secret\r")
         .arg("--help")

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener},
     process::{ChildStderr, Command, ExitStatus, Output, Stdio},
     thread,
@@ -153,6 +153,33 @@ fn a_server_starts_and_answers_with_its_log_on_a_full_disk_or_nowhere() {
         stops(server);
         assert_eq!(healthy().code(), Some(1));
     }
+}
+
+#[test]
+fn a_log_file_that_may_not_grow_costs_log_lines_and_nothing_else() {
+    let port = free_port();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut shell = Command::new("/bin/sh");
+    let script = format!("ulimit -f 1; exec {}", env!("CARGO_BIN_EXE_reranker"));
+    shell.args(["-c", &script]).env_clear();
+    shell.envs([("RERANKER_MODEL", "demo"), ("RERANKER_HOST", "127.0.0.1")]);
+    shell.env("RERANKER_PORT", port.to_string());
+    let process = shell.stderr(log.reopen().unwrap()).spawn().unwrap();
+    let server = Server::of(process, SocketAddr::from(([127, 0, 0, 1], port)));
+    let check = || {
+        let check = ["healthcheck", "--port", &port.to_string()].map(str::to_owned);
+        run(program()
+            .args(check)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()))
+        .status
+    };
+    assert!(wait_for(check).success());
+    while dropped_lines(&server) == 0 {
+        answers(&server);
+    }
+    answers(&server);
+    stops(server);
 }
 
 fn wait_for(mut attempt: impl FnMut() -> ExitStatus) -> ExitStatus {
