@@ -24,16 +24,23 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    config::{self, Config, Host, LogArgs, ServeArgs},
+    allocator,
+    config::{self, Config, Host, HttpSettings, LogArgs, ServeArgs},
     http::{
-        self, App, Listener,
+        self, App, Listener, Shared,
         wire::{self, Route, Served},
     },
+    memory::Budget,
     metrics::Metrics,
     model::{self, Checkpoint},
     rerank::Reranker,
     telemetry,
+    text_pool::TextPool,
 };
+
+/// Threads for what would hold up the async ones: loading a model, giving memory back. Work on text
+/// has threads of its own.
+const BLOCKING_THREADS: usize = 4;
 
 /// A reranking service: orders documents by how well they answer a query.
 ///
@@ -139,6 +146,7 @@ fn begin(log: &LogArgs) -> Result<()> {
 fn serve(args: &ServeArgs) -> Result<()> {
     begin(&args.log)?;
     let config = args.resolve()?;
+    allocator::limit_arenas();
     let runtime = runtime()?;
     let result = runtime.block_on(serve_until_stopped(&config));
     // A load or a batch still running must not hold up the exit.
@@ -149,23 +157,40 @@ fn serve(args: &ServeArgs) -> Result<()> {
 async fn serve_until_stopped(config: &Config) -> Result<()> {
     survive_a_limit_of_file_size()?;
     let metrics = Arc::new(Metrics::new());
+    let text = text_pool()?;
+    let memory = budget(&config.http, &metrics);
     let app = App::new(
         config.model.id.clone(),
         config.http.clone(),
-        Arc::clone(&metrics),
+        config.limits,
+        Shared {
+            memory: Arc::clone(&memory),
+            text: Arc::clone(&text),
+            metrics: Arc::clone(&metrics),
+        },
     )?;
     let listener = Listener::bind(&config.http).await?;
     let (scheme, address) = (listener.scheme(), listener.local_addr()?);
+    info!(
+        megabytes = config.http.memory_bytes / 1_000_000,
+        "memory for requests in flight"
+    );
     info!(version = %env!("CARGO_PKG_VERSION"), scheme, %address, "listening; loading the model");
     let stop = stop_signal()?;
+    tokio::spawn(allocator::give_back(memory));
     tokio::select! {
         served = http::serve(listener, Arc::clone(&app), stop) => served,
-        failed = load_into(&app, config, metrics) => failed.map(|never| match never {}),
+        failed = load_into(&app, config, text, metrics) => failed.map(|never| match never {}),
     }
 }
 
 /// Loads the model beside the running server; returns only if that fails.
-async fn load_into(app: &App, config: &Config, metrics: Arc<Metrics>) -> Result<Infallible> {
+async fn load_into(
+    app: &App,
+    config: &Config,
+    text: Arc<TextPool>,
+    metrics: Arc<Metrics>,
+) -> Result<Infallible> {
     let started = Instant::now();
     let Config {
         model,
@@ -173,7 +198,8 @@ async fn load_into(app: &App, config: &Config, metrics: Arc<Metrics>) -> Result<
         limits,
         ..
     } = config.clone();
-    let reranker = spawn_blocking(move || Reranker::load(&model, batching, limits, &metrics))
+    let load = move || Reranker::load(&model, batching, limits, text, &metrics);
+    let reranker = spawn_blocking(load)
         .await
         .context("loading the model panicked")??;
     let info = reranker.info().clone();
@@ -215,16 +241,27 @@ fn rerank(args: &RerankArgs) -> Result<()> {
     let config = args.serve.resolve()?;
     let body = read_request(&args.file)?;
     let started = Instant::now();
-    let request = wire::parse(Route::Any, None, &body).map_err(|rejection| {
+    let limits = config.limits;
+    let request = wire::parse(Route::Any, None, &body, limits.documents).map_err(|rejection| {
         anyhow::anyhow!(
             "{} is not a request: {}",
             args.file.display(),
             rejection.reason.sentence()
         )
     })?;
+    let job = request.job();
+    limits.check(&job)?;
     let metrics = Arc::new(Metrics::new());
-    let reranker = Reranker::load(&config.model, config.batching, config.limits, &metrics)?;
-    let ranking = runtime()?.block_on(reranker.rerank(request.job()))?;
+    let mut lease = budget(&config.http, &metrics).lease();
+    let reranker = Reranker::load(
+        &config.model,
+        config.batching,
+        limits,
+        text_pool()?,
+        &metrics,
+    )?;
+    let due = Instant::now() + limits.deadline;
+    let ranking = runtime()?.block_on(reranker.rerank(job, due, &mut lease))?;
     let answer = request.answer(&Served {
         ranking: &ranking,
         model: &reranker.info().id,
@@ -299,9 +336,25 @@ fn server_options() -> clap::error::Result<ServeArgs> {
     of_container.map_or_else(|| Ok(Cli::read_from(["reranker".into()])?.serve), Ok)
 }
 
+/// The memory that requests share, told to whoever reads the metrics.
+fn budget(settings: &HttpSettings, metrics: &Metrics) -> Arc<Budget> {
+    let bytes = settings.memory_bytes;
+    metrics
+        .memory_limit
+        .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    Budget::new(bytes, metrics.memory.clone())
+}
+
+/// As many threads for text as the process may use processors.
+fn text_pool() -> Result<Arc<TextPool>> {
+    let pool = TextPool::new(rayon::current_num_threads());
+    Ok(Arc::new(pool.context("cannot start the threads for text")?))
+}
+
 fn runtime() -> Result<Runtime> {
     Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .context("cannot start the async runtime")
 }

@@ -31,6 +31,8 @@ pub enum Refused {
     TooLarge,
     /// The queue is full.
     Overloaded,
+    /// Requests in flight hold all the memory that there is for them.
+    Memory,
     /// No answer within the deadline.
     Deadline,
     /// The model is loading.
@@ -59,10 +61,11 @@ pub enum Refused {
 
 impl Refused {
     /// Each of them once.
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Invalid,
         Self::TooLarge,
         Self::Overloaded,
+        Self::Memory,
         Self::Deadline,
         Self::Loading,
         Self::ShuttingDown,
@@ -83,6 +86,7 @@ impl Refused {
             Self::Invalid => "invalid",
             Self::TooLarge => "too_large",
             Self::Overloaded => "overloaded",
+            Self::Memory => "memory",
             Self::Deadline => "deadline",
             Self::Loading => "loading",
             Self::ShuttingDown => "shutting_down",
@@ -115,6 +119,10 @@ pub struct Metrics {
     pub in_progress: IntGauge,
     /// Pairs that wait for a batch.
     pub queue_pairs: IntGauge,
+    /// Bytes that requests in flight hold.
+    pub memory: IntGauge,
+    /// Bytes that they may hold.
+    pub memory_limit: IntGauge,
     /// 1 once the model is loaded.
     pub ready: IntGauge,
     /// Logits that were NaN or infinite; none of them was sent.
@@ -165,6 +173,11 @@ impl Metrics {
             ),
             in_progress: gauge("requests_in_progress", "Requests being worked on."),
             queue_pairs: gauge("queue_pairs", "Pairs that wait for a batch."),
+            memory: gauge("memory_bytes", "Bytes that requests in flight hold."),
+            memory_limit: gauge(
+                "memory_limit_bytes",
+                "Bytes that requests in flight may hold.",
+            ),
             ready: gauge("ready", "1 once the model is loaded."),
             non_finite_scores: counter(
                 "non_finite_scores_total",
@@ -174,11 +187,7 @@ impl Metrics {
                 "redone_batches_total",
                 "Batches that left f16's range on a GPU and were computed again in f32.",
             ),
-            info: IntGaugeVec::new(
-                opts("info", "What is running; always 1."),
-                &["version", "model", "device", "dtype", "backend"],
-            )
-            .expect("the name is valid"),
+            info: info_gauge(),
             batch_seconds: histogram(
                 "batch_seconds",
                 "Time the model took for a batch.",
@@ -199,15 +208,11 @@ impl Metrics {
             registry,
         };
         metrics.register_all();
-        // They are there from the start, at zero, so that the first refusal is a change.
-        for reason in Refused::ALL {
-            metrics.refused(reason);
-        }
         metrics
     }
 
     fn register_all(&self) {
-        let collectors: [Box<dyn Collector>; 18] = [
+        let collectors: [Box<dyn Collector>; 20] = [
             Box::new(self.requests.clone()),
             Box::new(self.request_seconds.clone()),
             Box::new(self.stage_seconds.clone()),
@@ -215,6 +220,8 @@ impl Metrics {
             Box::new(self.refused.clone()),
             Box::new(self.in_progress.clone()),
             Box::new(self.queue_pairs.clone()),
+            Box::new(self.memory.clone()),
+            Box::new(self.memory_limit.clone()),
             Box::new(self.ready.clone()),
             Box::new(self.non_finite_scores.clone()),
             Box::new(self.redone_batches.clone()),
@@ -230,6 +237,10 @@ impl Metrics {
         for collector in collectors {
             let registered = self.registry.register(collector);
             registered.expect("names are different");
+        }
+        // They are there from the start, at zero, so that the first refusal is a change.
+        for reason in Refused::ALL {
+            self.refused(reason);
         }
         #[cfg(target_os = "linux")]
         {
@@ -282,6 +293,12 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+fn info_gauge() -> IntGaugeVec {
+    let labels = ["version", "model", "device", "dtype", "backend"];
+    IntGaugeVec::new(opts("info", "What is running; always 1."), &labels)
+        .expect("the name is valid")
 }
 
 fn opts(name: &str, help: &str) -> Opts {

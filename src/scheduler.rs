@@ -9,8 +9,6 @@
 //! A request leaves in one of three ways: answered, failed with its batch, or dropped by its owner (a client that hung
 //! up, a deadline that passed), which takes its pairs out of the queue.
 
-mod queue;
-
 use std::{
     any::Any,
     collections::HashMap,
@@ -27,12 +25,12 @@ use std::{
 use tokio::sync::oneshot;
 use tracing::error;
 
-pub use self::queue::Limits;
-use self::queue::{Entry, Queue, RequestId};
+pub use crate::queue::Limits;
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, whole_seconds},
     metrics::Metrics,
     model::{Batch, CrossEncoder},
+    queue::{Entry, Forecast, LARGE_SHARE, Pace, Queue, Refused, RequestId},
     tokenizer::Encoding,
 };
 
@@ -73,11 +71,21 @@ struct Shared {
 struct State {
     queue: Queue<Encoding>,
     waiting: HashMap<RequestId, Waiting>,
-    /// Batches that each worker has taken from the queue and not handed out the results of.
-    in_flight: Vec<usize>,
+    workers: Vec<Worker>,
     open: bool,
-    /// How fast pairs have been leaving lately, for `Retry-After`; 0 before the first batch.
-    pairs_per_second: f64,
+    /// The speed of one worker.
+    pace: Pace,
+    /// The origin of the queue's times.
+    origin: Instant,
+}
+
+/// What one worker has taken from the queue and not handed out the results of.
+#[derive(Clone, Default)]
+struct Worker {
+    batches: usize,
+    tokens: usize,
+    /// When the batch that runs was begun.
+    running_since: Option<Instant>,
 }
 
 /// A request between admission and answer.
@@ -96,10 +104,12 @@ struct Packed {
 }
 
 impl Scheduler {
-    /// Starts two threads for each copy of the model.
+    /// Starts two threads for each copy of the model. `pace` is what is known of their speed, in
+    /// seconds per token.
     pub fn new(
         models: Vec<Box<dyn CrossEncoder>>,
         settings: Settings,
+        pace: Pace,
         metrics: Arc<Metrics>,
     ) -> Self {
         let shared = Arc::new(Shared {
@@ -108,9 +118,10 @@ impl Scheduler {
             state: Mutex::new(State {
                 queue: Queue::new(settings.limits),
                 waiting: HashMap::new(),
-                in_flight: vec![0; models.len()],
+                workers: vec![Worker::default(); models.len()],
                 open: true,
-                pairs_per_second: 0.0,
+                pace,
+                origin: Instant::now(),
             }),
             changed: Condvar::new(),
         });
@@ -131,13 +142,15 @@ impl Scheduler {
         }
     }
 
-    /// Scores a request's pairs, all or none. Dropping the future takes what still waits out of the queue.
+    /// Scores a request's pairs by a deadline, all or none. Dropping the future takes what still
+    /// waits out of the queue.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] at once if they do not fit the queue now, [`Error::TooManyPairs`] if they never will,
-    /// [`Error::ShuttingDown`] after [`Self::close`],
+    /// [`Error::Overloaded`] at once if they do not fit the queue now, [`Error::TooManyPairs`] if they never will;
+    /// [`Error::Late`] if they cannot be done in time, as soon as that is known, [`Error::TooSlow`]
+    /// if they could not even alone; [`Error::ShuttingDown`] after [`Self::close`];
     /// [`Error::Inference`] if the batch of any of them failed.
-    pub async fn score(&self, pairs: Vec<Encoding>) -> Result<Scored> {
+    pub async fn score(&self, pairs: Vec<Encoding>, due: Instant) -> Result<Scored> {
         if pairs.is_empty() {
             let (queued, computed) = (Duration::ZERO, Duration::ZERO);
             return Ok(Scored {
@@ -150,7 +163,7 @@ impl Scheduler {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             shared: &self.shared,
         };
-        let answer = self.shared.admit(ticket.id, pairs)?;
+        let answer = self.shared.admit(ticket.id, pairs, due)?;
         answer
             .await
             .unwrap_or_else(|_| Err(Error::Inference("the scheduler has stopped".to_owned())))
@@ -199,6 +212,7 @@ impl Shared {
         &self,
         id: RequestId,
         pairs: Vec<Encoding>,
+        due: Instant,
     ) -> Result<oneshot::Receiver<Result<Scored>>> {
         let mut state = self.lock();
         if !state.open {
@@ -206,23 +220,25 @@ impl Shared {
         }
         let (count, limit) = (pairs.len(), self.settings.limits.queue_pairs);
         if count > limit {
-            return Err(Error::TooManyPairs {
-                pairs: count,
-                limit,
-            });
+            return Err(Error::TooManyPairs { limit });
         }
+        state.check_alone(pairs.iter().map(Vec::len).sum(), due)?;
+        let forecast = state.forecast();
+        let due = due.saturating_duration_since(state.origin).as_secs_f64();
         let items = pairs.into_iter().map(|encoding| {
             let tokens = encoding.len();
             (encoding, tokens)
         });
-        if let Err(full) = state.queue.push(id, items) {
-            return Err(Error::Overloaded {
-                queued: full.queued,
+        let pushed = state.queue.push(id, items, due, &forecast);
+        pushed.map_err(|refused| match refused {
+            Refused::Full { queued } => Error::Overloaded {
+                queued,
                 refused: count,
                 limit,
-                retry_after: state.time_to_drain(),
-            });
-        }
+                retry_after: whole_seconds(state.queue.time_to_drain(&forecast)),
+            },
+            Refused::Late { wait, retry_after } => Error::late(wait, retry_after),
+        })?;
         let (answer, receiver) = oneshot::channel();
         state.waiting.insert(
             id,
@@ -254,13 +270,17 @@ impl Shared {
         let mut state = self.lock();
         let mut company_until = None;
         loop {
+            state.shed();
             if state.queue.is_empty() {
                 if !state.open {
                     return None;
                 }
                 company_until = None;
                 state = self.wait(state, None);
-            } else if state.in_flight[worker] == 0 && !state.queue.fills_a_batch() && state.open {
+            } else if state.workers[worker].batches == 0
+                && !state.queue.fills_a_batch()
+                && state.open
+            {
                 // The worker is free and the batch is not full: take it, unless told to wait for company.
                 let until =
                     *company_until.get_or_insert_with(|| Instant::now() + self.settings.batch_wait);
@@ -275,8 +295,10 @@ impl Shared {
                 state = self.wait(state, None);
             }
         }
-        state.in_flight[worker] += 1;
-        let entries = state.queue.next_batch();
+        let forecast = state.forecast();
+        let entries = state.queue.next_batch(&forecast);
+        state.workers[worker].batches += 1;
+        state.workers[worker].tokens += tokens_of(&entries);
         drop(state);
         // Who waits until every worker is busy before packing ahead (`may_take`) may now be right to.
         self.changed.notify_all();
@@ -306,7 +328,7 @@ impl Shared {
     fn run_batches(&self, worker: usize, model: &dyn CrossEncoder, from_packer: &Receiver<Packed>) {
         for Packed { batch, entries } in from_packer {
             let started = Instant::now();
-            self.lock().start(&entries, started);
+            self.lock().start(worker, &entries, started);
             let redone = model.batches_redone();
             let result = predict(model, &batch);
             self.metrics
@@ -335,20 +357,57 @@ impl Shared {
 impl State {
     /// A worker runs one batch; it may pack one more beside it, if that is full and no other worker could start on it at once.
     fn may_take(&self, worker: usize) -> bool {
-        let all_busy = self.in_flight.iter().all(|&batches| batches > 0);
-        match self.in_flight[worker] {
+        let all_busy = self.workers.iter().all(|worker| worker.batches > 0);
+        match self.workers[worker].batches {
             0 => true,
             1 => all_busy && self.queue.fills_a_batch(),
             _ => false,
         }
     }
 
-    fn time_to_drain(&self) -> Duration {
-        let seconds = self.queue.len() as f64 / self.pairs_per_second.max(1.0);
-        Duration::from_secs_f64(seconds.ceil().clamp(1.0, 60.0))
+    fn forecast(&self) -> Forecast {
+        let seconds_per_token = self.pace.seconds_per_unit();
+        let workers = self.workers.len() as f64;
+        let left = |worker: &Worker| {
+            let elapsed = worker
+                .running_since
+                .map_or(0.0, |since| since.elapsed().as_secs_f64());
+            (worker.tokens as f64 * seconds_per_token - elapsed).max(0.0)
+        };
+        Forecast {
+            now: self.origin.elapsed().as_secs_f64(),
+            busy: self.workers.iter().map(left).sum::<f64>() / workers,
+            seconds_per_token: seconds_per_token / workers,
+        }
     }
 
-    fn start(&mut self, entries: &[Entry<Encoding>], now: Instant) {
+    /// Refuses what could not be done by its deadline even by workers that have nothing else to do
+    /// and are as fast as they have been at best.
+    fn check_alone(&self, tokens: usize, due: Instant) -> Result<()> {
+        let seconds = tokens as f64 * self.pace.fastest() / self.workers.len() as f64;
+        let left = due.saturating_duration_since(Instant::now());
+        if seconds <= left.as_secs_f64() * LARGE_SHARE {
+            return Ok(());
+        }
+        Err(Error::TooSlow {
+            needed: whole_seconds(seconds),
+        })
+    }
+
+    /// Refuses the waiting requests that can no longer be done in time.
+    fn shed(&mut self) {
+        let forecast = self.forecast();
+        for shed in self.queue.shed(&forecast) {
+            if let Some(waiting) = self.waiting.remove(&shed.request) {
+                let admitted = waiting.admitted.saturating_duration_since(self.origin);
+                let error = Error::late(shed.finish - admitted.as_secs_f64(), shed.late);
+                let _ = waiting.answer.send(Err(error));
+            }
+        }
+    }
+
+    fn start(&mut self, worker: usize, entries: &[Entry<Encoding>], now: Instant) {
+        self.workers[worker].running_since = Some(now);
         for entry in entries {
             if let Some(waiting) = self.waiting.get_mut(&entry.request) {
                 waiting.started.get_or_insert(now);
@@ -364,21 +423,17 @@ impl State {
         result: Result<Vec<f32>>,
         started: Instant,
     ) {
-        self.in_flight[worker] -= 1;
+        let tokens = tokens_of(entries);
+        let worker = &mut self.workers[worker];
+        worker.batches -= 1;
+        worker.tokens -= tokens;
+        worker.running_since = None;
         match result {
             Ok(logits) => {
                 for (entry, logit) in entries.iter().zip(logits) {
                     self.record(entry, logit);
                 }
-                let workers = self.in_flight.len() as f64;
-                let rate =
-                    workers * entries.len() as f64 / started.elapsed().as_secs_f64().max(1e-6);
-                let weight = if self.pairs_per_second > 0.0 {
-                    0.2
-                } else {
-                    1.0
-                };
-                self.pairs_per_second += weight * (rate - self.pairs_per_second);
+                self.pace.observe(tokens, started.elapsed());
             }
             Err(error) => {
                 for entry in entries {
@@ -418,6 +473,10 @@ impl State {
             let _ = waiting.answer.send(Err(error));
         }
     }
+}
+
+fn tokens_of(entries: &[Entry<Encoding>]) -> usize {
+    entries.iter().map(|entry| entry.tokens).sum()
 }
 
 /// Runs the model on a batch; a panic in it fails this batch and nothing else.

@@ -8,9 +8,13 @@ use super::{
     access::{AccessArgs, AccessSettings},
     values::Host,
 };
+use crate::memory::available_bytes;
 
 /// Nobody waits longer, and a clock can add it to any time.
 const DAY_MS: u64 = 86_400_000;
+
+/// The memory for requests where nothing says how much there is.
+const DEFAULT_MEMORY: usize = 1_000_000_000;
 
 /// Where and within what limits the server listens.
 #[derive(Debug, Clone, Args)]
@@ -70,6 +74,10 @@ pub struct HttpArgs {
     )]
     pub max_body_bytes: usize,
 
+    /// Megabytes that all requests in flight may hold; one that does not fit is refused (429) [default: a quarter of what the container or machine has]
+    #[arg(long, env = "RERANKER_MEMORY_MB", value_name = "MB")]
+    pub memory_mb: Option<usize>,
+
     /// Connections at once; one more is answered 503
     #[arg(
         long,
@@ -118,14 +126,10 @@ pub struct HttpSettings {
     pub host: Host,
     /// The port there.
     pub port: u16,
-    /// Documents per request.
-    pub max_documents: usize,
-    /// Characters per document.
-    pub max_document_chars: usize,
-    /// Characters per query.
-    pub max_query_chars: usize,
     /// Bytes per request.
     pub max_body_bytes: usize,
+    /// Bytes that all requests in flight may hold.
+    pub memory_bytes: usize,
     /// Connections at once.
     pub max_connections: usize,
     /// From the end of one request, or of none, to the beginning of the next.
@@ -139,14 +143,19 @@ pub struct HttpSettings {
 }
 
 impl HttpArgs {
+    fn memory_bytes(&self) -> usize {
+        match self.memory_mb {
+            Some(megabytes) => megabytes.saturating_mul(1_000_000),
+            None => available_bytes().map_or(DEFAULT_MEMORY, |bytes| bytes / 4),
+        }
+    }
+
     pub(super) fn resolve(&self) -> HttpSettings {
         HttpSettings {
             host: self.host.clone(),
             port: self.port,
-            max_documents: self.max_documents,
-            max_document_chars: self.max_document_chars,
-            max_query_chars: self.max_query_chars,
             max_body_bytes: self.max_body_bytes,
+            memory_bytes: self.memory_bytes(),
             max_connections: self.max_connections,
             header_timeout: Duration::from_millis(self.header_timeout_ms),
             body_timeout: Duration::from_millis(self.body_timeout_ms),

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use axum::{
     Json,
-    extract::rejection::BytesRejection,
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -67,11 +66,9 @@ pub(super) struct Refusal {
 }
 
 impl ApiError {
-    pub(super) fn from_body(rejection: &BytesRejection, limit: usize) -> Self {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            return Self::Failed(Error::BodyTooLarge { limit });
-        }
-        Self::BodyUnreadable(innermost(rejection))
+    /// A body that broke off or cannot be unpacked.
+    pub(super) fn unreadable(cause: &dyn std::error::Error) -> Self {
+        Self::BodyUnreadable(innermost(cause))
     }
 
     /// For clients of this family.
@@ -97,6 +94,8 @@ impl ApiError {
                 Error::TooManyDocuments { .. }
                 | Error::TooManyPairs { .. }
                 | Error::BodyTooLarge { .. }
+                | Error::TooLargeForMemory { .. }
+                | Error::TooSlow { .. }
                 | Error::QueryTooLong { .. }
                 | Error::DocumentTooLong { .. },
             ) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -104,8 +103,12 @@ impl ApiError {
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Failed(Error::Overloaded { .. }) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Failed(Error::DeadlineExceeded(_)) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Failed(
+                Error::Overloaded { .. } | Error::OutOfMemory { .. } | Error::Late { .. },
+            ) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Failed(Error::DeadlineExceeded(_) | Error::Cancelled) => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::Failed(Error::Inference(_)) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -125,11 +128,14 @@ impl ApiError {
                 Error::TooManyDocuments { .. }
                 | Error::TooManyPairs { .. }
                 | Error::BodyTooLarge { .. }
+                | Error::TooLargeForMemory { .. }
+                | Error::TooSlow { .. }
                 | Error::QueryTooLong { .. }
                 | Error::DocumentTooLong { .. }
                 | Error::PairTooLong { .. } => Refused::TooLarge,
-                Error::Overloaded { .. } => Refused::Overloaded,
-                Error::DeadlineExceeded(_) => Refused::Deadline,
+                Error::Overloaded { .. } | Error::Late { .. } => Refused::Overloaded,
+                Error::OutOfMemory { .. } => Refused::Memory,
+                Error::DeadlineExceeded(_) | Error::Cancelled => Refused::Deadline,
                 Error::ShuttingDown => Refused::ShuttingDown,
                 Error::Inference(_) => Refused::Failed,
             },
@@ -176,7 +182,11 @@ impl ApiError {
     /// In whole seconds, for those who would do well to come back.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::Failed(Error::Overloaded { retry_after, .. }) => Some(retry_after.as_secs()),
+            Self::Failed(
+                Error::Overloaded { retry_after, .. }
+                | Error::OutOfMemory { retry_after, .. }
+                | Error::Late { retry_after, .. },
+            ) => Some(retry_after.as_secs()),
             Self::NotReady => Some(5),
             Self::TooManyConnections { .. } | Self::Failed(Error::ShuttingDown) => Some(1),
             _ => None,
@@ -211,9 +221,10 @@ impl ApiError {
         match self {
             Self::Rejected(Reason::NoTexts | Reason::NoDocuments) => "Empty",
             Self::NotReady | Self::Failed(Error::ShuttingDown) => "Unhealthy",
-            Self::TooManyConnections { .. } | Self::Failed(Error::Overloaded { .. }) => {
-                "Overloaded"
-            }
+            Self::TooManyConnections { .. }
+            | Self::Failed(
+                Error::Overloaded { .. } | Error::OutOfMemory { .. } | Error::Late { .. },
+            ) => "Overloaded",
             Self::Failed(Error::DeadlineExceeded(_) | Error::Inference(_)) => "Backend",
             _ => "Validation",
         }
@@ -280,6 +291,15 @@ fn openai_type(status: StatusCode) -> &'static str {
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         Self::Failed(error)
+    }
+}
+
+impl From<Reason> for ApiError {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::TooLarge(error) => Self::Failed(error),
+            reason => Self::Rejected(reason),
+        }
     }
 }
 

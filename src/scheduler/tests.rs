@@ -10,6 +10,10 @@ use super::*;
 /// Nothing here takes this long; what does has failed.
 const LONG: Duration = Duration::from_secs(30);
 
+fn due() -> Instant {
+    Instant::now() + LONG
+}
+
 /// A model the test drives: each batch is announced, then waits until the test says what becomes of it.
 struct Scripted {
     seen: Sender<Vec<Vec<u32>>>,
@@ -77,7 +81,12 @@ fn bench(batch_tokens: usize, queue_pairs: usize) -> Bench {
         batch_wait: Duration::ZERO,
     };
     Bench {
-        scheduler: Arc::new(Scheduler::new(vec![model], settings, Arc::default())),
+        scheduler: Arc::new(Scheduler::new(
+            vec![model],
+            settings,
+            Pace::new(1),
+            Arc::default(),
+        )),
         seen,
         outcomes,
     }
@@ -86,7 +95,7 @@ fn bench(batch_tokens: usize, queue_pairs: usize) -> Bench {
 impl Bench {
     fn submit(&self, pairs: Vec<Encoding>) -> tokio::task::JoinHandle<Result<Scored>> {
         let scheduler = Arc::clone(&self.scheduler);
-        tokio::spawn(async move { scheduler.score(pairs).await })
+        tokio::spawn(async move { scheduler.score(pairs, due()).await })
     }
 
     async fn queued(&self, pairs: usize) {
@@ -221,14 +230,18 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
     let waiting = bench.submit(vec![vec![2]; 3]);
     // One of the three is packed beside the running one.
     bench.queued(2).await;
-    let error = bench.scheduler.score(vec![vec![3]; 2]).await.unwrap_err();
+    let error = bench
+        .scheduler
+        .score(vec![vec![3]; 2], due())
+        .await
+        .unwrap_err();
     assert_eq!(
         error,
         Error::Overloaded {
             queued: 2,
             refused: 2,
             limit: 3,
-            retry_after: Duration::from_secs(2)
+            retry_after: Duration::from_secs(1)
         }
     );
     for _ in 0..4 {
@@ -246,7 +259,7 @@ async fn closing_answers_those_inside_and_refuses_the_rest() {
     bench.queued(1).await;
     bench.scheduler.close();
     assert_eq!(
-        bench.scheduler.score(vec![vec![1]]).await,
+        bench.scheduler.score(vec![vec![1]], due()).await,
         Err(Error::ShuttingDown)
     );
     for _ in 0..3 {
@@ -270,11 +283,16 @@ async fn waiting_for_company_is_possible_when_asked_for() {
         limits,
         batch_wait: Duration::from_hours(1),
     };
-    let scheduler = Arc::new(Scheduler::new(vec![model], settings, Arc::default()));
+    let scheduler = Arc::new(Scheduler::new(
+        vec![model],
+        settings,
+        Pace::new(1),
+        Arc::default(),
+    ));
     let answers: VecDeque<_> = (1..=3)
         .map(|n| {
             let scheduler = Arc::clone(&scheduler);
-            tokio::spawn(async move { scheduler.score(vec![vec![n]]).await })
+            tokio::spawn(async move { scheduler.score(vec![vec![n]], due()).await })
         })
         .collect();
     assert_eq!(seen.recv().unwrap().len(), 3);
@@ -296,7 +314,7 @@ fn pair_of_workers(batch_tokens: usize) -> (Arc<Scheduler>, [Script; 2]) {
         limits,
         batch_wait: Duration::ZERO,
     };
-    let scheduler = Scheduler::new(vec![first, second], settings, Arc::default());
+    let scheduler = Scheduler::new(vec![first, second], settings, Pace::new(1), Arc::default());
     (Arc::new(scheduler), [a, b])
 }
 
@@ -305,7 +323,7 @@ async fn workers_share_the_queue_and_none_idles_while_another_hoards() {
     let (scheduler, workers) = pair_of_workers(4);
     let answer = tokio::spawn({
         let scheduler = Arc::clone(&scheduler);
-        async move { scheduler.score(vec![vec![1; 4]; 6]).await }
+        async move { scheduler.score(vec![vec![1; 4]; 6], due()).await }
     });
     // Two batches run, two are packed beside them, two wait.
     for (seen, _) in &workers {
@@ -325,7 +343,7 @@ async fn a_batch_that_fails_on_one_worker_leaves_the_other_alone() {
     let (scheduler, workers) = pair_of_workers(1);
     let submit = || {
         let scheduler = Arc::clone(&scheduler);
-        tokio::spawn(async move { scheduler.score(vec![vec![1]]).await })
+        tokio::spawn(async move { scheduler.score(vec![vec![1]], due()).await })
     };
     let (one, other) = (submit(), submit());
     for (seen, _) in &workers {
