@@ -215,8 +215,8 @@ async fn load_into(
     pending().await
 }
 
-/// With a limit of file size (`ulimit -f`) a log file that reaches it would end the process. With a handler in place the
-/// write fails instead, as on a full disk.
+/// With a limit of file size (`ulimit -f`) a log file that reaches it would end the process. With a
+/// handler in place the write fails instead, as on a full disk.
 fn survive_a_limit_of_file_size() -> Result<()> {
     const SIGXFSZ: i32 = 25;
     signal(SignalKind::from_raw(SIGXFSZ))

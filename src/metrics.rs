@@ -14,7 +14,8 @@ use crate::model::Batch;
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// Lines that never reached standard error. The log is the process's, and so is what is counted of it.
+/// Lines that never reached standard error. The log is the process's, and so is what is counted of
+/// it.
 pub static LOG_LINES_DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
     counter(
         "log_lines_dropped_total",

@@ -1,6 +1,7 @@
-//! The log, and all else that goes to standard error: plain lines, one per request and one per event.
+//! The log, and all else that goes to standard error: plain lines, one per request and one per
+//! event.
 //!
-//! Nothing here waits for whoever reads it, and nothing fails if nobody does: see [`outlet`].
+//! Nothing here waits for whoever reads it, and nothing fails if nobody does: see `outlet`.
 
 mod outlet;
 
@@ -29,7 +30,8 @@ static STANDARD_ERROR: Outlet = Outlet::new();
 /// How long the end of the process waits for its last lines to be taken.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The same for a panic, which may be one that ends the process. Others wait meanwhile, so it is short.
+/// The same for a panic, which may be one that ends the process. Others wait meanwhile, so it is
+/// short.
 const PANIC_LINES: Duration = Duration::from_millis(50);
 
 /// Starts the thread that writes, and sends the messages of panics there.
@@ -64,7 +66,8 @@ pub fn flush() {
     STANDARD_ERROR.flush(LAST_LINES);
 }
 
-/// A word such as `warning` is no directive, but would be read as the name of a target, and silence all others.
+/// A word such as `warning` is no directive, but would be read as the name of a target, and silence
+/// all others.
 fn filter(args: &LogArgs) -> Result<EnvFilter> {
     let Some(directives) = &args.rust_log else {
         return Ok(EnvFilter::new(args.log_level.0.as_str()));

@@ -1,4 +1,5 @@
-//! One question to the server on this machine, for `healthcheck`: where it may be, and whether it is ready there.
+//! One question to the server on this machine, for `healthcheck`: where it may be, and whether it
+//! is ready there.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -17,8 +18,8 @@ use crate::config::Host;
 /// How the program is called in its images.
 const NAME: &str = "reranker";
 
-/// The command line of the container's first process, if that is a server: the options of `docker run … --port 9000` stand
-/// nowhere else. An init process in front of it hands them on.
+/// The command line of the container's first process, if that is a server: flags such as
+/// `--port 9000` stand nowhere else. An init process in front of it hands them on.
 pub(super) fn container_arguments() -> Option<Vec<OsString>> {
     arguments(&fs::read("/proc/1/cmdline").ok()?)
 }
@@ -86,7 +87,8 @@ fn get(url: &str, until: Instant) -> Result<u16, ureq::Error> {
         .http_status_as_error(false)
         .max_redirects(0)
         .proxy(None)
-        // The certificate is made out for the name that clients use, and the question holds no secret.
+        // The certificate is made out for the name that clients use, and the question holds no
+        // secret.
         .tls_config(TlsConfig::builder().disable_verification(true).build());
     let agent = Agent::from(config.build());
     Ok(agent.get(url).call()?.status().as_u16())

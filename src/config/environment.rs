@@ -1,5 +1,6 @@
-//! The environment as it really comes: through compose files that pass on empty variables, through env files that were
-//! edited on Windows or keep their quotes, and through Kubernetes, which adds variables of its own.
+//! The environment as it really comes: through compose files that pass on empty variables, through
+//! env files that were edited on Windows or keep their quotes, and through Kubernetes, which adds
+//! variables of its own.
 
 use std::{collections::BTreeSet, env};
 
@@ -27,7 +28,8 @@ enum Meaning {
 pub(crate) fn read_environment(command: Command) -> Command {
     let command = command.mut_args(|arg| match meaning_of(&arg) {
         Meaning::AsItStands => arg,
-        // clap reads the environment itself. As a default the value has the same place, behind the flag.
+        // clap reads the environment itself. As a default the value has the same place, behind the
+        // flag.
         Meaning::Cleaned(value) => arg
             .env(None::<&'static str>)
             .default_value(value)
@@ -76,13 +78,15 @@ fn clean(value: &str) -> &str {
     unquoted.unwrap_or(text).trim()
 }
 
-/// For a Service named `reranker`, Kubernetes sets `RERANKER_PORT=tcp://10.43.12.7:8002`; docker's links do so too.
+/// For a Service named `reranker`, Kubernetes sets `RERANKER_PORT=tcp://10.43.12.7:8002`; docker's
+/// links do so too.
 fn is_service_link(name: &str, value: &str) -> bool {
     let schemes = ["tcp://", "udp://", "sctp://"];
     name.ends_with("_PORT") && schemes.iter().any(|scheme| value.starts_with(scheme))
 }
 
-/// The other variables that tell of a Service: `RERANKER_SERVICE_HOST`, `RERANKER_PORT_8002_TCP_ADDR` and so on.
+/// The other variables that tell of a Service: `RERANKER_SERVICE_HOST`,
+/// `RERANKER_PORT_8002_TCP_ADDR` and so on.
 fn tells_of_service(name: &str, value: &str) -> bool {
     let after_port = name.split("_PORT_").nth(1).unwrap_or_default();
     name.ends_with("_SERVICE_HOST")

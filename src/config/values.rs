@@ -66,7 +66,8 @@ impl fmt::Display for Device {
 pub struct Host(String);
 
 impl Host {
-    /// All its addresses, with a port. Those of IPv4 come first: who writes an address by hand writes 127.0.0.1.
+    /// All its addresses, with a port. Those of IPv4 come first: who writes an address by hand
+    /// writes 127.0.0.1.
     ///
     /// # Errors
     /// A name without an address.

@@ -1,8 +1,8 @@
 //! One line of the log for each request, whatever became of it, and one count.
 //!
-//! The layer is the outermost but for the request's id, so that it sees every answer: of a route, of a guard, of no route at
-//! all. What a status does not tell comes with the answer, as an [`Outcome`]. Nothing here reads a header but
-//! `Content-Length`, or a body.
+//! The layer is the outermost but for the request's id, so that it sees every answer: of a route,
+//! of a guard, of no route at all. What a status does not tell comes with the answer, as an
+//! [`Outcome`]. Nothing here reads a header but `Content-Length`, or a body.
 
 use std::{
     borrow::Cow,

@@ -1,6 +1,7 @@
 //! What a client sent, made fit to be repeated: in an answer, or on a line of the log.
 
-/// At most so many characters of a text, control characters and the like escaped; `…` if there were more.
+/// At most so many characters of a text, control characters and the like escaped; `…` if there were
+/// more.
 pub(super) fn cut(text: &str, limit: usize) -> String {
     let mut chars = text.chars();
     let mut quoted: String = chars

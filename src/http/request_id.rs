@@ -1,5 +1,5 @@
-//! `X-Request-Id`: one on every answer and on every line of the log that a request causes, beside what was asked and who
-//! asked.
+//! `X-Request-Id`: one on every answer and on every line of the log that a request causes, beside
+//! what was asked and who asked.
 
 use std::net::SocketAddr;
 

@@ -1,8 +1,9 @@
-//! A stream that is written by a thread of its own, so that nobody who has something to say waits for it.
+//! A stream that is written by a thread of its own, so that nobody who has something to say waits
+//! for it.
 //!
-//! A pipe that nobody reads blocks that thread and nothing else; a reader that is gone or a full disk loses lines and
-//! nothing else. Lines that find no room are dropped and counted, and a line says how many as soon as writing works
-//! again.
+//! A pipe that nobody reads blocks that thread and nothing else; a reader that is gone or a full
+//! disk loses lines and nothing else. Lines that find no room are dropped and counted, and a line
+//! says how many as soon as writing works again.
 
 use std::{
     io::{self, Write},

@@ -1,4 +1,5 @@
-//! Standard streams that nobody reads, that are full, or that are not there: answers and exit codes stay what they are.
+//! Standard streams that nobody reads, that are full, or that are not there: answers and exit codes
+//! stay what they are.
 
 use std::{
     fs::{self, File, OpenOptions},
