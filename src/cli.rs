@@ -1,34 +1,31 @@
 //! The command line: one short function per sub-command.
-#![expect(
-    clippy::print_stdout,
-    reason = "standard output is where a command's result goes"
-)]
 
 mod probe;
 
 use std::{
     convert::Infallible,
+    env,
+    ffi::OsString,
     fs,
     future::pending,
-    io::{self, Read as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    io::{self, Read as _, Write as _},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
     task::spawn_blocking,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     allocator,
-    config::{Config, HttpSettings, ServeArgs, ignore_empty_variables},
+    config::{self, Config, Host, HttpSettings, LogArgs, ServeArgs},
     http::{
         self, App, Listener, Shared,
         wire::{self, Route, Served},
@@ -85,18 +82,13 @@ struct RerankArgs {
 
 #[derive(Debug, Args)]
 struct HealthcheckArgs {
-    /// Address of the server
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST), value_name = "IP")]
-    host: IpAddr,
+    /// Address or name of the server [default: where the options of the server let it listen]
+    #[arg(long, value_name = "HOST")]
+    host: Option<Host>,
 
-    /// Port of the server
-    #[arg(
-        long,
-        env = "RERANKER_PORT",
-        default_value_t = 8002,
-        value_name = "PORT"
-    )]
-    port: u16,
+    /// Port of the server [default: likewise]
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
 
     /// How long to wait for an answer
     #[arg(long, default_value_t = 5000, value_name = "MS")]
@@ -109,8 +101,21 @@ impl Cli {
     /// # Errors
     /// What clap says of a misuse; also how it hands over help and the version.
     pub fn read() -> clap::error::Result<Self> {
-        let matches = ignore_empty_variables(Self::command()).try_get_matches()?;
-        Self::from_arg_matches(&matches)
+        Self::read_from(env::args_os())
+    }
+
+    fn read_from(arguments: impl IntoIterator<Item = OsString>) -> clap::error::Result<Self> {
+        let command = config::read_environment(Self::command());
+        Self::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    }
+
+    /// The options of the server that this command line starts, if it starts one.
+    fn into_server(self) -> Option<ServeArgs> {
+        match self.command {
+            None => Some(self.serve),
+            Some(Command::Serve(args)) => Some(*args),
+            Some(_) => None,
+        }
     }
 }
 
@@ -129,8 +134,17 @@ pub fn run(cli: Cli) -> Result<()> {
     }
 }
 
+/// Starts the log with what there is to say about the environment.
+fn begin(log: &LogArgs) -> Result<()> {
+    telemetry::init(log)?;
+    for warning in config::warnings(&Cli::command()) {
+        warn!("{warning}");
+    }
+    Ok(())
+}
+
 fn serve(args: &ServeArgs) -> Result<()> {
-    telemetry::init(&args.log)?;
+    begin(&args.log)?;
     let config = args.resolve()?;
     allocator::limit_arenas();
     let runtime = runtime()?;
@@ -141,6 +155,7 @@ fn serve(args: &ServeArgs) -> Result<()> {
 }
 
 async fn serve_until_stopped(config: &Config) -> Result<()> {
+    survive_a_limit_of_file_size()?;
     let metrics = Arc::new(Metrics::new());
     let text = text_pool()?;
     let memory = budget(&config.http, &metrics);
@@ -200,6 +215,15 @@ async fn load_into(
     pending().await
 }
 
+/// With a limit of file size (`ulimit -f`) a log file that reaches it would end the process. With a
+/// handler in place the write fails instead, as on a full disk.
+fn survive_a_limit_of_file_size() -> Result<()> {
+    const SIGXFSZ: i32 = 25;
+    signal(SignalKind::from_raw(SIGXFSZ))
+        .map(drop)
+        .context("cannot watch for SIGXFSZ")
+}
+
 /// Completes on SIGTERM or SIGINT.
 fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
@@ -213,7 +237,7 @@ fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static> {
 }
 
 fn rerank(args: &RerankArgs) -> Result<()> {
-    telemetry::init(&args.serve.log)?;
+    begin(&args.serve.log)?;
     let config = args.serve.resolve()?;
     let body = read_request(&args.file)?;
     let started = Instant::now();
@@ -244,28 +268,42 @@ fn rerank(args: &RerankArgs) -> Result<()> {
         id: "cli",
         elapsed: started.elapsed(),
     })?;
-    println!("{}", String::from_utf8(answer)?);
-    Ok(())
+    print(&String::from_utf8(answer)?)
 }
 
 fn peak() -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(&model::peaks())?);
-    Ok(())
+    print(&serde_json::to_string_pretty(&model::peaks())?)
 }
 
 fn gpu_check(args: &ServeArgs) -> Result<()> {
-    telemetry::init(&args.log)?;
+    begin(&args.log)?;
     let Config {
         model, batching, ..
     } = args.resolve()?;
     let checkpoint = Checkpoint::open(&model.source, &model.hub)?;
     let (found, passed) = checkpoint.examine_gpu(&model.wanted(batching.tokens))?;
-    println!("{}", serde_json::to_string_pretty(&found)?);
+    print(&serde_json::to_string_pretty(&found)?)?;
     ensure!(
         passed,
         "a kernel differs from its reference by more than it may"
     );
     Ok(())
+}
+
+/// Writes a command's result to standard output.
+fn print(result: &str) -> Result<()> {
+    written(writeln!(io::stdout().lock(), "{result}"))
+}
+
+/// What became of writing to standard output. A reader that has seen enough and left is no failure.
+///
+/// # Errors
+/// Any other failure, a full disk for one.
+pub fn written(result: io::Result<()>) -> Result<()> {
+    match result.and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
 }
 
 fn read_request(file: &PathBuf) -> Result<Vec<u8>> {
@@ -281,14 +319,21 @@ fn read_request(file: &PathBuf) -> Result<Vec<u8>> {
 }
 
 fn healthcheck(args: &HealthcheckArgs) -> Result<()> {
-    let address = SocketAddr::new(args.host, args.port);
-    let status = probe::health(address, Duration::from_millis(args.timeout_ms))
-        .with_context(|| format!("no answer from {address}/health"))?;
-    if status != 200 {
-        bail!("{address}/health answers {status}: the model is not ready");
-    }
-    println!("healthy");
+    let server = server_options().context("the options of the server cannot be read")?;
+    let host = args.host.as_ref().unwrap_or(&server.http.host);
+    let port = args.port.unwrap_or(server.http.port);
+    probe::health(host, port, Duration::from_millis(args.timeout_ms))?;
+    // The exit code is the answer; nobody need read this.
+    let _ = print("healthy");
     Ok(())
+}
+
+/// The options of the server in this container; without one, those that a server would have here.
+fn server_options() -> clap::error::Result<ServeArgs> {
+    let of_container = probe::container_arguments()
+        .and_then(|arguments| Cli::read_from(arguments).ok())
+        .and_then(Cli::into_server);
+    of_container.map_or_else(|| Ok(Cli::read_from(["reranker".into()])?.serve), Ok)
 }
 
 /// The memory that requests share, told to whoever reads the metrics.

@@ -4,20 +4,22 @@
 //! reports everything that is wrong at once. Nothing else in the program reads the environment.
 
 mod access;
+mod environment;
 mod http;
 mod hub;
 mod values;
 
-use std::{env, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
-use clap::{Arg, Args, Command, builder::BoolishValueParser};
+use clap::{Args, builder::BoolishValueParser};
 
+pub(crate) use self::environment::{read_environment, warnings};
 pub use self::{
     access::{AccessArgs, AccessSettings, KeySettings, TlsFiles},
     http::{HttpArgs, HttpSettings},
     hub::HubArgs,
-    values::{Device, LogLevel, Origin, Secret},
+    values::{Device, Host, LogLevel, Origin, Secret},
 };
 use crate::{
     model::{
@@ -177,23 +179,6 @@ pub struct LogArgs {
     /// Finer directives, as `reranker=debug,hyper=info`; wins over the level
     #[arg(long, env = "RUST_LOG", value_name = "DIRECTIVES")]
     pub rust_log: Option<String>,
-}
-
-/// Lets a variable that is set but empty count as not set: compose files pass on those that nobody set that way.
-pub(crate) fn ignore_empty_variables(command: Command) -> Command {
-    let is_empty = |arg: &Arg| {
-        let value = arg.get_env().and_then(env::var_os);
-        value.is_some_and(|value| value.is_empty())
-    };
-    command
-        .mut_args(|arg| {
-            if is_empty(&arg) {
-                arg.env(None::<&'static str>)
-            } else {
-                arg
-            }
-        })
-        .mut_subcommands(ignore_empty_variables)
 }
 
 /// All settings of a server, checked against each other.
@@ -405,7 +390,7 @@ mod tests {
     #[test]
     fn the_defaults_are_consistent() {
         let config = parse(&[]).resolve().unwrap();
-        assert_eq!(config.http.address.port(), 8002);
+        assert_eq!(config.http.port, 8002);
         assert_eq!(config.model.max_length, 512);
     }
 

@@ -3,6 +3,7 @@
 //! Only this module and its children know axum. A wire format is a file of types in `wire`; the work is
 //! [`Reranker::rerank`] for all of them.
 
+mod access;
 mod auth;
 mod body;
 mod connection;
@@ -12,6 +13,7 @@ mod layers;
 mod listen;
 mod openapi;
 mod pages;
+mod quote;
 mod reload;
 mod request_id;
 mod rerank;
@@ -147,7 +149,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .merge(pages::router());
     for (path, route) in SCORING {
         let handle = move |State(app): State<Arc<App>>, headers: HeaderMap, body: Body| {
-            rerank::handle(app, route, path, headers, body)
+            rerank::handle(app, route, headers, body)
         };
         router = router.route(path, post(handle));
         if path != "/" {

@@ -1,33 +1,36 @@
 //! The program: parse the command line, run it, say what went wrong.
-#![expect(
-    clippy::print_stderr,
-    reason = "the one place that prints an error and sets the exit code"
-)]
 
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
-use reranker::cli::{self, Cli};
+use reranker::{
+    cli::{self, Cli},
+    telemetry,
+};
 
 /// The command line could not be understood (`EX_USAGE` of sysexits.h).
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let cli = match Cli::read() {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Also how clap prints help and the version.
-            let _ = error.print();
-            return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-                _ => ExitCode::from(USAGE),
-            };
+    telemetry::start();
+    let code = run();
+    telemetry::flush();
+    code
+}
+
+fn run() -> ExitCode {
+    let done = match Cli::read() {
+        Ok(cli) => cli::run(cli),
+        Err(misuse) if misuse.use_stderr() => {
+            // If that fails, there is nowhere left to say so.
+            let _ = misuse.print();
+            return ExitCode::from(USAGE);
         }
+        Err(help_or_version) => cli::written(help_or_version.print()),
     };
-    match cli::run(cli) {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            telemetry::say(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! A metric is added here and nowhere else; `docs/metrics.md` lists them, and a test compares the two.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use prometheus::{
     CounterVec, Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
@@ -13,6 +13,96 @@ use crate::model::Batch;
 
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// Lines that never reached standard error. The log is the process's, and so is what is counted of
+/// it.
+pub static LOG_LINES_DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
+    counter(
+        "log_lines_dropped_total",
+        "Lines of the log that were dropped, because standard error did not take them.",
+    )
+});
+
+/// Why a request was refused; the label `reason` has these values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It is no request that can be scored.
+    Invalid,
+    /// It exceeds a limit.
+    TooLarge,
+    /// The queue is full.
+    Overloaded,
+    /// Requests in flight hold all the memory that there is for them.
+    Memory,
+    /// No answer within the deadline.
+    Deadline,
+    /// The model is loading.
+    Loading,
+    /// The server is draining.
+    ShuttingDown,
+    /// The body broke off or cannot be unpacked.
+    BrokenOff,
+    /// The body came too slowly.
+    SlowBody,
+    /// The body is packed in an unknown way.
+    Encoding,
+    /// No key, or a wrong one.
+    Unauthorized,
+    /// All connections are taken.
+    Connections,
+    /// No such path.
+    NoRoute,
+    /// The path is there, for another method.
+    Method,
+    /// The connection ended before there was an answer.
+    HungUp,
+    /// The model failed.
+    Failed,
+}
+
+impl Refused {
+    /// Each of them once.
+    const ALL: [Self; 16] = [
+        Self::Invalid,
+        Self::TooLarge,
+        Self::Overloaded,
+        Self::Memory,
+        Self::Deadline,
+        Self::Loading,
+        Self::ShuttingDown,
+        Self::BrokenOff,
+        Self::SlowBody,
+        Self::Encoding,
+        Self::Unauthorized,
+        Self::Connections,
+        Self::NoRoute,
+        Self::Method,
+        Self::HungUp,
+        Self::Failed,
+    ];
+
+    /// The value of the label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::TooLarge => "too_large",
+            Self::Overloaded => "overloaded",
+            Self::Memory => "memory",
+            Self::Deadline => "deadline",
+            Self::Loading => "loading",
+            Self::ShuttingDown => "shutting_down",
+            Self::BrokenOff => "broken_off",
+            Self::SlowBody => "slow_body",
+            Self::Encoding => "encoding",
+            Self::Unauthorized => "unauthorized",
+            Self::Connections => "connections",
+            Self::NoRoute => "no_route",
+            Self::Method => "method",
+            Self::HungUp => "hung_up",
+            Self::Failed => "failed",
+        }
+    }
+}
 
 /// All metrics of one process.
 pub struct Metrics {
@@ -25,8 +115,7 @@ pub struct Metrics {
     pub stage_seconds: HistogramVec,
     /// Documents, by request.
     pub documents: Histogram,
-    /// Requests that were not scored, by reason.
-    pub refused: IntCounterVec,
+    refused: IntCounterVec,
     /// Requests being worked on.
     pub in_progress: IntGauge,
     /// Pairs that wait for a batch.
@@ -58,7 +147,7 @@ impl Metrics {
         let metrics = Self {
             requests: counters(
                 "requests_total",
-                "Answers to requests for scores.",
+                "Answers, of all routes.",
                 &["route", "format", "status"],
             ),
             request_seconds: histograms(
@@ -80,7 +169,7 @@ impl Metrics {
             ),
             refused: counters(
                 "refused_total",
-                "Requests that were not scored.",
+                "Requests that were refused, or got no answer.",
                 &["reason"],
             ),
             in_progress: gauge("requests_in_progress", "Requests being worked on."),
@@ -124,7 +213,7 @@ impl Metrics {
     }
 
     fn register_all(&self) {
-        let collectors: [Box<dyn Collector>; 19] = [
+        let collectors: [Box<dyn Collector>; 20] = [
             Box::new(self.requests.clone()),
             Box::new(self.request_seconds.clone()),
             Box::new(self.stage_seconds.clone()),
@@ -144,10 +233,15 @@ impl Metrics {
             Box::new(self.batch_pairs.clone()),
             Box::new(self.tokens.clone()),
             Box::new(self.padding_tokens.clone()),
+            Box::new(LOG_LINES_DROPPED.clone()),
         ];
         for collector in collectors {
             let registered = self.registry.register(collector);
             registered.expect("names are different");
+        }
+        // They are there from the start, at zero, so that the first refusal is a change.
+        for reason in Refused::ALL {
+            self.refused(reason);
         }
         #[cfg(target_os = "linux")]
         {
@@ -155,6 +249,11 @@ impl Metrics {
             let registered = self.registry.register(Box::new(process));
             registered.expect("names are different");
         }
+    }
+
+    /// The counter of requests that were refused for this reason.
+    pub fn refused(&self, reason: Refused) -> IntCounter {
+        self.refused.with_label_values(&[reason.label()])
     }
 
     /// Says what model is running, from now on.

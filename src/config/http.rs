@@ -1,13 +1,13 @@
 //! Options of the server itself.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::Args;
 
-use super::access::{AccessArgs, AccessSettings};
+use super::{
+    access::{AccessArgs, AccessSettings},
+    values::Host,
+};
 use crate::memory::available_bytes;
 
 /// Nobody waits longer, and a clock can add it to any time.
@@ -20,14 +20,14 @@ const DEFAULT_MEMORY: usize = 1_000_000_000;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server")]
 pub struct HttpArgs {
-    /// Address to listen on
+    /// Address or name to listen on
     #[arg(
         long,
         env = "RERANKER_HOST",
         default_value = "0.0.0.0",
-        value_name = "IP"
+        value_name = "HOST"
     )]
-    pub host: IpAddr,
+    pub host: Host,
 
     /// Port to listen on
     #[arg(
@@ -122,8 +122,10 @@ pub struct HttpArgs {
 /// Where and within what limits the server listens.
 #[derive(Debug, Clone)]
 pub struct HttpSettings {
-    /// Address and port.
-    pub address: SocketAddr,
+    /// Where to listen.
+    pub host: Host,
+    /// The port there.
+    pub port: u16,
     /// Bytes per request.
     pub max_body_bytes: usize,
     /// Bytes that all requests in flight may hold.
@@ -150,7 +152,8 @@ impl HttpArgs {
 
     pub(super) fn resolve(&self) -> HttpSettings {
         HttpSettings {
-            address: SocketAddr::new(self.host, self.port),
+            host: self.host.clone(),
+            port: self.port,
             max_body_bytes: self.max_body_bytes,
             memory_bytes: self.memory_bytes(),
             max_connections: self.max_connections,

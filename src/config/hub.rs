@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, builder::BoolishValueParser};
 
-use super::{Secret, non_empty};
+use super::{Secret, environment::clean, non_empty};
 use crate::model::source::{HubSettings, Proxies};
 
 /// The most that a time-out may be, in seconds.
@@ -58,7 +58,7 @@ pub struct HubArgs {
 impl HubArgs {
     pub(super) fn resolve(&self) -> HubSettings {
         self.resolve_with(&Environment {
-            variable: &|name| non_empty(env::var_os(name)?.to_str()),
+            variable: &|name| non_empty(env::var_os(name)?.to_str().map(clean)),
             user: env::home_dir().unwrap_or_default(),
         })
     }

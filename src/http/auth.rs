@@ -128,8 +128,6 @@ pub(super) async fn require_key(
         && !is_open(&request)
         && !keys.open_for(request.headers())
     {
-        let refused = app.metrics.refused.with_label_values(&["unauthorized"]);
-        refused.inc();
         return Err(ApiError::Unauthorized.to(family(request.uri().path())));
     }
     Ok(next.run(request).await)

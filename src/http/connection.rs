@@ -21,11 +21,13 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, Sleep, sleep_until},
 };
+use tracing::warn;
 
 use super::{
     error::ApiError,
     request_id::{self, X_REQUEST_ID},
 };
+use crate::metrics::Refused;
 
 /// How long bytes that nobody wants are still read at the end of a connection, and how soon the next must come.
 const DISCARDING: Duration = Duration::from_secs(2);
@@ -264,6 +266,9 @@ where
 fn refusal(limit: usize) -> Response {
     let mut response = ApiError::TooManyConnections { limit }.into_response();
     let id = request_id::new();
+    // The request never comes to the layer that logs the others.
+    let (status, reason) = (response.status().as_u16(), Refused::Connections.label());
+    warn!(request_id = ?id, status, reason, limit, "refused");
     response.headers_mut().insert(X_REQUEST_ID, id);
     response
 }

@@ -17,13 +17,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
-use tracing::{error, warn};
+use tracing::Level;
 
 use super::{
+    access::{Cause, Outcome},
     body::ENCODINGS,
+    quote::cut,
     wire::{Family, Reason},
 };
-use crate::error::Error;
+use crate::{error::Error, metrics::Refused};
+
+/// What an answer repeats of what a client sent, at most.
+const QUOTED_CHARS: usize = 100;
 
 /// A request that was not answered with a ranking.
 #[derive(Debug)]
@@ -108,17 +113,17 @@ impl ApiError {
         }
     }
 
-    /// The value of the metric's label `reason`.
-    pub(super) fn reason(&self) -> &'static str {
+    fn reason(&self) -> Refused {
         match self {
-            Self::Rejected(_) => "invalid",
-            Self::NotReady => "loading",
-            Self::NotFound | Self::MethodNotAllowed => "no_route",
-            Self::BodyUnreadable(_) => "broken_off",
-            Self::BodyTimeout(_) => "slow_body",
-            Self::UnknownEncoding(_) => "encoding",
-            Self::Unauthorized => "unauthorized",
-            Self::TooManyConnections { .. } => "connections",
+            Self::Rejected(_) => Refused::Invalid,
+            Self::NotReady => Refused::Loading,
+            Self::NotFound => Refused::NoRoute,
+            Self::MethodNotAllowed => Refused::Method,
+            Self::BodyUnreadable(_) => Refused::BrokenOff,
+            Self::BodyTimeout(_) => Refused::SlowBody,
+            Self::UnknownEncoding(_) => Refused::Encoding,
+            Self::Unauthorized => Refused::Unauthorized,
+            Self::TooManyConnections { .. } => Refused::Connections,
             Self::Failed(error) => match error {
                 Error::TooManyDocuments { .. }
                 | Error::TooManyPairs { .. }
@@ -127,12 +132,12 @@ impl ApiError {
                 | Error::TooSlow { .. }
                 | Error::QueryTooLong { .. }
                 | Error::DocumentTooLong { .. }
-                | Error::PairTooLong { .. } => "too_large",
-                Error::Overloaded { .. } | Error::Late { .. } => "overloaded",
-                Error::OutOfMemory { .. } => "memory",
-                Error::DeadlineExceeded(_) | Error::Cancelled => "deadline",
-                Error::ShuttingDown => "shutting_down",
-                Error::Inference(_) => "failed",
+                | Error::PairTooLong { .. } => Refused::TooLarge,
+                Error::Overloaded { .. } | Error::Late { .. } => Refused::Overloaded,
+                Error::OutOfMemory { .. } => Refused::Memory,
+                Error::DeadlineExceeded(_) | Error::Cancelled => Refused::Deadline,
+                Error::ShuttingDown => Refused::ShuttingDown,
+                Error::Inference(_) => Refused::Failed,
             },
         }
     }
@@ -149,7 +154,8 @@ impl ApiError {
                 limit.as_millis()
             ),
             Self::UnknownEncoding(given) => format!(
-                "Content-Encoding \"{given}\" is not known here; send the body as it is, or as one of {ENCODINGS}"
+                "Content-Encoding \"{}\" is not known here; send the body as it is, or as one of {ENCODINGS}",
+                cut(given, QUOTED_CHARS)
             ),
             Self::Unauthorized => {
                 // Not as `name: value`: LiteLLM takes that for a secret and blacks it out.
@@ -224,16 +230,25 @@ impl ApiError {
         }
     }
 
-    fn log(&self) {
-        let status = self.status().as_u16();
-        match self {
-            Self::Failed(error @ Error::Inference(_)) => error!(status, "{error}"),
+    /// What the log says of it: never what the client sent.
+    fn outcome(&self) -> Outcome {
+        let (level, why) = match self {
+            Self::Failed(error @ Error::Inference(_)) => (Level::ERROR, error.to_string()),
             Self::Failed(_)
             | Self::BodyUnreadable(_)
             | Self::BodyTimeout(_)
-            | Self::TooManyConnections { .. } => warn!(status, "{}", self.sentence()),
-            _ => {}
-        }
+            | Self::TooManyConnections { .. } => (Level::WARN, self.sentence()),
+            Self::UnknownEncoding(_) => {
+                let why = format!("Content-Encoding is none of {ENCODINGS}");
+                (Level::INFO, why)
+            }
+            _ => (Level::INFO, self.sentence()),
+        };
+        Outcome::Refused(Cause {
+            reason: self.reason(),
+            level,
+            why: why.into(),
+        })
     }
 
     /// What else an answer of this kind must say to be understood by programs.
@@ -291,8 +306,8 @@ impl From<Reason> for ApiError {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Self { family, error } = self;
-        error.log();
         let mut response = (error.status(), Json(error.body(family))).into_response();
+        response.extensions_mut().insert(error.outcome());
         if let Some(seconds) = error.retry_after() {
             response
                 .headers_mut()

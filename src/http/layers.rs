@@ -17,7 +17,7 @@ use tower_http::{
 };
 
 use super::{
-    App, auth,
+    App, access, auth,
     request_id::{self, X_REQUEST_ID},
     unread,
 };
@@ -47,10 +47,11 @@ const EXPOSED: [&str; 10] = [
 ///
 /// From the outside in, which is from the last `layer` up:
 /// 1. the request id, so that every answer and every line of the log has one;
-/// 2. CORS, which answers preflights itself, and lets pages read refusals too;
-/// 3. the end of a connection on which a body was left unread, by whatever is further in;
-/// 4. the key, so that a stranger costs nothing more than this;
-/// 5. compression of the answers that the routes give.
+/// 2. the line of the log and the count, so that no answer goes without;
+/// 3. CORS, which answers preflights itself, and lets pages read refusals too;
+/// 4. the end of a connection on which a body was left unread, by whatever is further in;
+/// 5. the key, so that a stranger costs nothing more than this;
+/// 6. compression of the answers that the routes give.
 ///
 /// Limits of a body are not here: `body` has them, where it is read.
 pub(super) fn guarded(router: Router, app: &Arc<App>) -> Router {
@@ -64,7 +65,9 @@ pub(super) fn guarded(router: Router, app: &Arc<App>) -> Router {
     } else {
         router.layer(cors(origins))
     };
-    router.layer(from_fn(request_id::identify))
+    router
+        .layer(from_fn_with_state(Arc::clone(app), access::note))
+        .layer(from_fn(request_id::identify))
 }
 
 fn compression() -> CompressionLayer<impl Predicate> {

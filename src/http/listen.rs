@@ -17,7 +17,7 @@ use tokio::{net::TcpListener, time::sleep};
 use tracing::{debug, info, warn};
 
 use super::{App, gate::Gate, reload::Watch, router, tls::Tls};
-use crate::config::HttpSettings;
+use crate::{config::HttpSettings, metrics::Refused};
 
 /// Requests at once on one HTTP/2 connection. The queue is the bound that matters; this one keeps a single client from
 /// having bodies without end in memory.
@@ -37,10 +37,16 @@ impl Listener {
     /// A port that is taken, a certificate that cannot be used.
     pub async fn bind(settings: &HttpSettings) -> Result<Self> {
         let tls = settings.access.tls.clone().map(Tls::load).transpose()?;
-        let address = settings.address;
-        let tcp = TcpListener::bind(address)
+        let (host, port) = (&settings.host, settings.port);
+        let addresses = host.addresses(port).with_context(|| {
+            format!(
+                "RERANKER_HOST is \"{host}\", which is neither an address nor a name that has one"
+            )
+        })?;
+        // The first of them that can be had.
+        let tcp = TcpListener::bind(&addresses[..])
             .await
-            .with_context(|| format!("cannot listen on {address}"))?;
+            .with_context(|| format!("cannot listen on {host} port {port}"))?;
         Ok(Self { tcp, tls })
     }
 
@@ -59,7 +65,7 @@ impl Listener {
 
     async fn answer(self, routes: Router, app: &App, handle: Handle<SocketAddr>) -> io::Result<()> {
         let settings = &app.settings;
-        let refused = app.metrics.refused.with_label_values(&["connections"]);
+        let refused = app.metrics.refused(Refused::Connections);
         let gate = Gate::new(settings, refused);
         let mut server = Server::from_listener(self.tcp)
             .handle(handle)
@@ -67,7 +73,7 @@ impl Listener {
         let http = server.http_builder();
         http.http1().max_buf_size(HTTP1_BUFFER_BYTES);
         http.http2().max_concurrent_streams(STREAMS_PER_CONNECTION);
-        let routes = routes.into_make_service();
+        let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
         match self.tls {
             None => server.acceptor(gate).serve(routes).await,
             Some(tls) => {

@@ -1,28 +1,49 @@
-//! `X-Request-Id`: one on every answer and on every line of the log that a request causes.
+//! `X-Request-Id`: one on every answer and on every line of the log that a request causes, beside
+//! what was asked and who asked.
+
+use std::net::SocketAddr;
 
 use axum::{
-    extract::Request,
+    extract::{ConnectInfo, Request},
     http::{HeaderMap, HeaderValue},
     middleware::Next,
     response::Response,
 };
-use tracing::{Instrument as _, error_span};
+use tracing::{Instrument as _, Span, error_span};
 use uuid::Uuid;
+
+use super::quote::cut;
 
 pub(super) const X_REQUEST_ID: &str = "x-request-id";
 
 /// Longer ones are replaced: they would be repeated in every line of the log.
 const MAX_LENGTH: usize = 128;
 
+/// What a line of the log shows of a path, and of a method, which can be any word.
+const PATH_CHARS: usize = 256;
+const METHOD_CHARS: usize = 16;
+
 /// The layer: keeps a sensible id that the client chose, gives one otherwise.
 pub(super) async fn identify(mut request: Request, next: Next) -> Response {
     let id = kept(request.headers()).unwrap_or_else(new);
     request.headers_mut().insert(X_REQUEST_ID, id.clone());
-    // At the level of errors, so that no choice of level takes the id off a line that is written.
-    let span = error_span!("request", request_id = %id.to_str().unwrap_or_default());
+    let span = span(&id, &request);
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(X_REQUEST_ID, id);
     response
+}
+
+/// What stands on each line of the log. The query of the address does not: people put keys there.
+fn span(id: &HeaderValue, request: &Request) -> Span {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    // At the level of errors, so that no choice of level takes the id off a line that is written.
+    error_span!(
+        "request",
+        request_id = %id.to_str().unwrap_or_default(),
+        method = %cut(request.method().as_str(), METHOD_CHARS),
+        path = %cut(request.uri().path(), PATH_CHARS),
+        peer = peer.map(|ConnectInfo(address)| display(address)),
+    )
 }
 
 /// An id that no one has had.

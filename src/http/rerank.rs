@@ -6,15 +6,16 @@ use std::{
 };
 
 use axum::{
+    Extension,
     body::Bytes,
     http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use prometheus::IntGauge;
-use tracing::info;
 
 use super::{
     App, Body,
+    access::{Format, Outcome, Scored},
     body::RequestBody,
     error::{ApiError, Refusal},
     request_id::X_REQUEST_ID,
@@ -23,33 +24,26 @@ use super::{
 use crate::{
     error::Error,
     memory::Lease,
-    rerank::{Job, Limits, Ranking, Reranker},
+    rerank::{Job, Limits, Ranking},
 };
 
 /// Requests with bodies up to this size are parsed and answered where they are; larger ones would
 /// hold up the others on an async thread.
 const SMALL: usize = 64 * 1024;
 
-/// Answers a request to a path, and counts it.
+/// Answers a request, whatever becomes of it.
 pub(super) async fn handle(
     app: Arc<App>,
     route: Route,
-    path: &'static str,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let _in_progress = InProgress::new(&app.metrics.in_progress);
-    let (format, response) = match answer(&app, route, &headers, body).await {
+    let (format, mut response) = match answer(&app, route, &headers, body).await {
         Ok(answered) => answered,
-        Err(refusal) => {
-            let reason = refusal.error.reason();
-            app.metrics.refused.with_label_values(&[reason]).inc();
-            (refusal.family.name(), refusal.into_response())
-        }
+        Err(refusal) => (refusal.family.name(), refusal.into_response()),
     };
-    let status = response.status();
-    let labels = [path, format, status.as_str()];
-    app.metrics.requests.with_label_values(&labels).inc();
+    response.extensions_mut().insert(Format(format));
     response
 }
 
@@ -108,15 +102,24 @@ async fn answer(
         written.map_err(refuse)?
     };
     let answer = answer.map_err(|e| refuse(Error::Inference(e.to_string())))?;
-    log(reranker, &ranking, returned, started);
     let device = reranker.info().device;
+    let outcome = Outcome::Scored(Scored {
+        device,
+        documents: ranking.scores.len(),
+        returned,
+        tokens: ranking.tokens,
+        queued: ranking.queued,
+        computed: ranking.computed,
+        total: started.elapsed(),
+    });
     let timing = timing_headers(device, &ranking, characters, started.elapsed());
     let json = (
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
     let answer = Bytes::from_owner(Leased::new(answer, lease));
-    Ok((format, ([json], timing, answer).into_response()))
+    let response = ([json], timing, Extension(outcome), answer).into_response();
+    Ok((format, response))
 }
 
 /// A request that is in order, and what is to be done.
@@ -283,17 +286,4 @@ impl App {
             stage.observe(took.as_secs_f64());
         }
     }
-}
-
-fn log(reranker: &Reranker, ranking: &Ranking, returned: usize, started: Instant) {
-    info!(
-        device = %reranker.info().device,
-        documents = ranking.scores.len(),
-        returned,
-        tokens = ranking.tokens,
-        queue_ms = ranking.queued.as_millis(),
-        compute_ms = ranking.computed.as_millis(),
-        total_ms = started.elapsed().as_millis(),
-        "reranked"
-    );
 }

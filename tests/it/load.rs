@@ -164,7 +164,11 @@ fn overload_is_answered_at_once_and_costs_no_answers() {
     const DEADLINE: Duration = Duration::from_secs(5);
     let server = Server::start(&[("RERANKER_DEADLINE_MS", "5000")]);
     let documents: Vec<Value> = (0..40)
-        .map(|i| json!(format!("{i} un serveur web rapide et léger pour les fichiers statiques")))
+        .map(|i| {
+            json!(format!(
+                "{i} un serveur web rapide et léger pour les fichiers statiques"
+            ))
+        })
         .collect();
     let body = json!({"query": "serveur web", "documents": documents}).to_string();
     let began = Instant::now();

@@ -1,6 +1,7 @@
 //! One integration binary: the program as its users meet it. See `support.rs` for the server the tests start.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access;
 mod api;
 mod checkpoints;
 mod cli;
@@ -14,5 +15,6 @@ mod load;
 mod memory;
 mod metrics;
 mod parity;
+mod streams;
 mod support;
 mod tidy;

@@ -68,6 +68,7 @@ fn requests_batches_and_refusals_are_counted() {
         ("reranker_non_finite_scores_total", "0"),
         ("reranker_requests_in_progress", "0"),
         ("reranker_queue_pairs", "0"),
+        (r#"reranker_refused_total{reason="overloaded"}"#, "0"),
     ] {
         assert_eq!(
             after.get(sample).map(String::as_str),
@@ -114,6 +115,23 @@ fn every_metric_is_documented() {
         names.push((name, kind));
     }
     assert!(names.len() >= 15);
+    let reasons: Vec<&str> = answer
+        .body
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("reranker_refused_total{reason=\"")?
+                .split('"')
+                .next()
+        })
+        .collect();
+    assert!(reasons.len() >= 15, "all are there before they happen");
+    let row = documentation
+        .lines()
+        .find(|line| line.contains("reranker_refused_total` |"));
+    for reason in reasons {
+        let documented = row.unwrap().contains(&format!("`{reason}`"));
+        assert!(documented, "docs/metrics.md lacks the reason {reason}");
+    }
     for (name, kind) in names {
         let row = format!("| `{name}` | {kind} |");
         assert!(documentation.contains(&row), "docs/metrics.md lacks {row}");

@@ -116,6 +116,16 @@ impl Server {
         server
     }
 
+    /// A server that a test has started itself, and whose log goes elsewhere.
+    pub(crate) fn of(process: Child, address: SocketAddr) -> Self {
+        let (_, log) = mpsc::channel();
+        Self {
+            process,
+            log: Mutex::new(log),
+            address,
+        }
+    }
+
     /// The next line of the log that contains `text`.
     pub(crate) fn wait_for_log(&self, text: &str) -> String {
         let until = Instant::now() + PATIENCE;

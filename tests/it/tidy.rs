@@ -25,10 +25,7 @@ const ONLY_IN: [(&[&str], &[&str]); 9] = [
     ),
     (&["cudarc"], &["ops/cuda"]),
     (&["std::arch"], &["ops/matmul"]),
-    (
-        &["env::var", "env::vars", "home_dir"],
-        &["config.rs", "config/hub.rs"],
-    ),
+    (&["env::var", "env::vars", "home_dir"], &["config"]),
     (&["top_k", "rerank_score"], &["http/wire"]),
     (
         &["utoipa::"],
@@ -39,7 +36,7 @@ const ONLY_IN: [(&[&str], &[&str]); 9] = [
             "http/status.rs",
         ],
     ),
-    (&["println!", "eprintln!"], &["cli.rs", "main.rs"]),
+    (&["println!", "eprintln!"], &[]),
 ];
 
 /// Words that the queue's policy must do without: it is a pure data structure.
