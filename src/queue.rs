@@ -284,7 +284,8 @@ impl<T> Queue<T> {
             while let Some(next) = waiting.pairs.front() {
                 let fits = tokens + next.tokens <= most && batch.len() < self.limits.batch_pairs;
                 // A pair larger than a batch has one of its own.
-                if !fits && !(batch.is_empty() && most == self.limits.batch_tokens) {
+                let is_alone = batch.is_empty() && most == self.limits.batch_tokens;
+                if !(fits || is_alone) {
                     return;
                 }
                 tokens += next.tokens;
