@@ -252,8 +252,12 @@ impl Pairs {
 fn encode(tokenizer: &PairTokenizer, job: &Job) -> Result<Pairs> {
     let queries = Distinct::of(&job.queries);
     let documents = Distinct::of(&job.documents);
-    let query_tokens = tokenizer.encode(&queries.texts)?;
-    let document_tokens = tokenizer.encode_documents(&documents.texts)?;
+    let keep_going = &|| true;
+    let mut query_tokens = Vec::new();
+    for query in &queries.texts {
+        let extent = tokenizer.query_extent(job.truncation);
+        query_tokens.extend(tokenizer.encode(query, extent, keep_going)?);
+    }
     let mut pairs = Pairs::default();
     let mut seen = HashMap::new();
     for (index, &document) in documents.slots.iter().enumerate() {
@@ -264,14 +268,18 @@ fn encode(tokenizer: &PairTokenizer, job: &Job) -> Result<Pairs> {
         let slot = match seen.entry((query, document)) {
             Entry::Occupied(slot) => Range::clone(slot.get()),
             Entry::Vacant(place) => {
-                let (query, document): (&Tokens, &Tokens) =
-                    (&query_tokens[query], &document_tokens[document]);
+                let query: &Tokens = &query_tokens[query];
+                let extent = tokenizer.document_extent(query, job.truncation);
+                let document = documents.texts[document];
+                let document = tokenizer.encode_document(document, extent, keep_going)?;
+                let document = document.unwrap_or_else(|| unreachable!());
                 let windows =
                     tokenizer
-                        .join(query, document, job.truncation)
+                        .join(query, &document, job.truncation)
                         .map_err(|too_long| Error::PairTooLong {
                             index,
                             tokens: too_long.tokens,
+                            are_all: too_long.are_all,
                             limit: too_long.limit,
                         })?;
                 let start = pairs.encodings.len();
