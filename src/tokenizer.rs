@@ -5,6 +5,7 @@
 //! library reads a text whole; ours reads as much of it as can matter ([`PairTokenizer::query_extent`],
 //! [`PairTokenizer::document_extent`]), and the tests compare every outcome with theirs.
 
+mod layout;
 mod normal;
 mod reader;
 mod recent;

@@ -9,11 +9,11 @@
 
 use std::ops::Range;
 
-use serde_json::Value;
-use tokenizers::{ModelWrapper, Tokenizer, normalizers::Precompiled};
+use tokenizers::{ModelWrapper, Tokenizer};
 
 use super::{
     Extent, Side, Tokens,
+    layout::{Added, Layout, Spaces},
     normal::{Clusters, is_space_alone, normal_form},
     unigram::{Lattice, Unigram},
     words::{MAX_WORD, Words},
@@ -30,62 +30,24 @@ const TOKEN_BYTES: usize = 8;
 
 /// An `XLM-RoBERTa` tokenizer.
 pub(super) struct Reader {
-    /// Tokens that are looked for in the text as it is.
-    added: Vec<Added>,
-    rules: Precompiled,
-    spaces: Spaces,
+    layout: Layout,
     unigram: Unigram,
     words: Words,
-}
-
-/// A token that stands in the text as it is.
-struct Added {
-    content: String,
-    id: u32,
-    /// Whether spaces before it belong to it.
-    strips_left: bool,
-    /// Whether spaces after it belong to it.
-    strips_right: bool,
-}
-
-/// What becomes of spaces.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Spaces {
-    /// All white space ends words and disappears.
-    Removed,
-    /// A space becomes `▁`, and several together are one.
-    Collapsed,
-    /// A space becomes `▁`.
-    Kept,
 }
 
 impl Reader {
     /// None if the tokenizer is another, or does something unusual.
     pub(super) fn new(json: &[u8], tokenizer: &Tokenizer) -> Option<Self> {
-        let json: Value = serde_json::from_slice(json).ok()?;
-        let (rules, collapses) = normalizer(&json["normalizer"])?;
-        let spaces = match (removes_spaces(&json["pre_tokenizer"])?, collapses) {
-            (true, _) => Spaces::Removed,
-            (false, true) => Spaces::Collapsed,
-            (false, false) => Spaces::Kept,
-        };
-        let added = json["added_tokens"].as_array()?.iter();
-        let added = added
-            .map(|token| Added::new(token, tokenizer))
-            .collect::<Option<_>>()?;
+        let layout = Layout::new(json, tokenizer)?;
         let ModelWrapper::Unigram(model) = tokenizer.get_model() else {
             return None;
         };
-        let unknown = usize::try_from(json["model"]["unk_id"].as_u64()?).ok()?;
         let reader = Self {
-            added,
-            rules,
-            spaces,
-            unigram: Unigram::new(model, unknown)?,
+            unigram: Unigram::new(model, layout.unknown)?,
+            layout,
             words: Words::default(),
         };
-        let is_usual = reader.has_plain_spaces() && reader.agrees(tokenizer);
-        is_usual.then_some(reader)
+        reader.agrees(tokenizer).then_some(reader)
     }
 
     /// Whether a text that has a little of everything is read like this by Hugging Face's library too.
@@ -94,17 +56,6 @@ impl Reader {
         let ours = self.read(text, Extent::WHOLE, &|| true);
         let theirs = tokenizer.encode_fast(text, false);
         theirs.is_ok_and(|theirs| ours.is_some_and(|ours| ours.ids == theirs.get_ids()))
-    }
-
-    /// Whether what separates words here does so in the normal form.
-    fn has_plain_spaces(&self) -> bool {
-        [" ", "\t", "\n", "\r", "\r\n"].iter().all(|space| {
-            let normal = normal_form(&self.rules, space);
-            match self.spaces {
-                Spaces::Removed => !normal.is_empty() && normal.chars().all(char::is_whitespace),
-                Spaces::Collapsed | Spaces::Kept => normal == " ",
-            }
-        })
     }
 
     /// The tokens of a stripped text; see [`PairTokenizer::encode`](super::PairTokenizer::encode).
@@ -172,14 +123,14 @@ impl Reader {
         let before = before.trim_end();
         let touches =
             |token: &Added| before.ends_with(&token.content) || after.starts_with(&token.content);
-        !self.added.iter().any(touches)
+        !self.layout.added.iter().any(touches)
     }
 }
 
 impl Reader {
     /// The tokens of a word, or none if they depend on what is around.
     fn read_word(&self, word: &str) -> Option<Box<[u32]>> {
-        let normal = normal_form(&self.rules, word);
+        let normal = normal_form(&self.layout.rules, word);
         let is_edge = |c: char| c.is_whitespace() || c == MARK;
         if normal.is_empty() || normal.starts_with(is_edge) || normal.ends_with(is_edge) {
             return None;
@@ -188,63 +139,6 @@ impl Reader {
         normal.chars().for_each(|c| reading.feed(c));
         reading.end_segment();
         Some(reading.tokens.into())
-    }
-}
-
-impl Added {
-    fn new(token: &Value, tokenizer: &Tokenizer) -> Option<Self> {
-        let content = token["content"].as_str()?;
-        let is_plain = !token["normalized"].as_bool()?
-            && !token["single_word"].as_bool()?
-            && !content.is_empty()
-            && !content.contains(char::is_whitespace);
-        is_plain.then_some(())?;
-        Some(Self {
-            content: content.to_owned(),
-            id: tokenizer.token_to_id(content)?,
-            strips_left: token["lstrip"].as_bool()?,
-            strips_right: token["rstrip"].as_bool()?,
-        })
-    }
-}
-
-/// The rules, and whether spaces that run together become one.
-fn normalizer(json: &Value) -> Option<(Precompiled, bool)> {
-    let rules = |json: &Value| {
-        let is_precompiled = json["type"] == "Precompiled";
-        is_precompiled.then(|| serde_json::from_str(&json.to_string()).ok())?
-    };
-    let steps = json["normalizers"].as_array().map(Vec::as_slice);
-    match (json["type"].as_str()?, steps) {
-        ("Precompiled", _) => Some((rules(json)?, false)),
-        ("Sequence", Some([first])) => normalizer(first),
-        ("Sequence", Some([first, second])) => {
-            let collapses = second["type"] == "Replace"
-                && second["pattern"]["Regex"] == " {2,}"
-                && second["content"] == " ";
-            collapses.then_some((rules(first)?, true))
-        }
-        _ => None,
-    }
-}
-
-/// Whether white space disappears, if words are what stands between spaces, each with the sign for a space in front.
-fn removes_spaces(json: &Value) -> Option<bool> {
-    match json["type"].as_str()? {
-        "Metaspace" => {
-            let scheme = &json["prepend_scheme"];
-            let is_always =
-                scheme == "always" || (scheme.is_null() && json["add_prefix_space"] == true);
-            let is_usual = is_always && json["replacement"] == "▁" && json["split"] != false;
-            is_usual.then_some(false)
-        }
-        "Sequence" => match json["pretokenizers"].as_array()?.as_slice() {
-            [first, second] if first["type"] == "WhitespaceSplit" => {
-                removes_spaces(second).map(|_| true)
-            }
-            _ => None,
-        },
-        _ => None,
     }
 }
 
@@ -283,11 +177,11 @@ impl<'a> Reading<'a> {
         Self {
             reader,
             text,
-            clusters: Clusters::new(&reader.rules, text, start),
-            next_added: vec![NextAdded::default(); reader.added.len()],
+            clusters: Clusters::new(&reader.layout.rules, text, start),
+            next_added: vec![NextAdded::default(); reader.layout.added.len()],
             normal: String::new(),
             is_in_word: false,
-            is_after_space: start > 0 && reader.spaces != Spaces::Removed,
+            is_after_space: start > 0 && reader.layout.spaces != Spaces::Removed,
             lattice: Lattice::new(&reader.unigram, extent),
             tokens: Vec::with_capacity(
                 (text.len() - start).min(extent.tokens.saturating_mul(4)) / 3,
@@ -335,7 +229,7 @@ impl<'a> Reading<'a> {
                         seen = self.text.len() - self.text[seen..].trim_start().len();
                     }
                     ink = seen;
-                    self.clusters = Clusters::new(&self.reader.rules, self.text, seen);
+                    self.clusters = Clusters::new(&self.reader.layout.rules, self.text, seen);
                 }
             }
             self.forget();
@@ -345,7 +239,7 @@ impl<'a> Reading<'a> {
 
     /// The first added token that starts in this part of the text, the longest if there are several, and where it is.
     fn find_added(&mut self, part: Range<usize>) -> Option<(&'a Added, usize)> {
-        for (token, next) in self.reader.added.iter().zip(&mut self.next_added) {
+        for (token, next) in self.reader.layout.added.iter().zip(&mut self.next_added) {
             let from = part.start.max(next.clear);
             if next.is_found && next.clear >= part.start || from >= part.end {
                 continue;
@@ -360,7 +254,7 @@ impl<'a> Reading<'a> {
             next.is_found = at.is_some();
             next.clear = at.map_or(part.end, |at| from + at);
         }
-        let found = self.reader.added.iter().zip(&self.next_added);
+        let found = self.reader.layout.added.iter().zip(&self.next_added);
         let found = found.filter(|(_, next)| next.is_found && part.contains(&next.clear));
         let first =
             found.min_by_key(|(token, next)| (next.clear, usize::MAX - token.content.len()));
@@ -404,12 +298,12 @@ impl<'a> Reading<'a> {
 
     /// Reads all but the last of several spaces, to which the next character may attach.
     fn skip_spaces(&mut self, stop: usize) {
-        if self.reader.spaces != Spaces::Kept {
+        if self.reader.layout.spaces != Spaces::Kept {
             let rest = &self.text.as_bytes()[self.clusters.at..stop];
             let spaces = rest.iter().take_while(|&&byte| is_space(byte)).count();
             if spaces > 1 {
                 self.clusters.at += spaces - 1;
-                self.is_after_space = self.reader.spaces == Spaces::Collapsed;
+                self.is_after_space = self.reader.layout.spaces == Spaces::Collapsed;
             }
         }
     }
@@ -432,7 +326,7 @@ impl<'a> Reading<'a> {
             let space = rest.as_bytes().get(word.len());
             let is_read = space.is_some_and(|&byte| byte != b'\r');
             at += usize::from(is_read);
-            self.is_after_space = is_read && self.reader.spaces != Spaces::Removed;
+            self.is_after_space = is_read && self.reader.layout.spaces != Spaces::Removed;
         }
         self.clusters.at = at;
         at > begun
@@ -440,7 +334,7 @@ impl<'a> Reading<'a> {
 
     /// Takes a character of the normal form.
     fn feed(&mut self, c: char) {
-        match self.reader.spaces {
+        match self.reader.layout.spaces {
             Spaces::Removed if c.is_whitespace() => self.end_word(),
             Spaces::Collapsed if c == ' ' => {
                 self.end_word();
@@ -492,7 +386,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The white space of ASCII that [`Reader::has_plain_spaces`] is about.
+/// The white space of ASCII that [`Layout`] is about.
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
