@@ -53,13 +53,16 @@ pub enum Error {
     },
     /// A pair that the request did not want truncated.
     #[error(
-        "the query and document {index} have {tokens} tokens together, more than the limit of {limit}; shorten them, or let them be truncated"
+        "the query and document {index} have {}{tokens} tokens together, more than the limit of {limit}; shorten them, or let them be truncated",
+        if *.are_all { "" } else { "at least " }
     )]
     PairTooLong {
         /// The document's place in the request.
         index: usize,
         /// Tokens of the pair, specials included.
         tokens: usize,
+        /// Whether that is all of them.
+        are_all: bool,
         /// How many are allowed.
         limit: usize,
     },

@@ -25,7 +25,7 @@ use crate::{
     queue::Pace,
     scheduler::{self, Scheduler},
     text_pool::{Demand, TextPool},
-    tokenizer::{PairTokenizer, Tokens, Truncation},
+    tokenizer::{Extent, PairTokenizer, Tokens, Truncation},
 };
 
 pub use self::limits::Limits;
@@ -246,7 +246,8 @@ impl Reranker {
             .run(bytes / HASHED_PER_BYTE, due, |_| Plan::new(job));
         let plan = Arc::new(plan.await?);
         let queries = self.encode_queries(&plan, due).await?;
-        let documents = self.encode_documents(&plan, due).await?;
+        let extents: Arc<[Extent]> = plan.extents(&tokenizer, &queries).into();
+        let documents = self.encode_documents(&plan, &extents, due).await?;
         let copied = bytes.min(documents.len() * self.info.max_length * size_of::<u32>());
         let join = move |_: &Demand| plan.join(&tokenizer, &queries, &documents, most);
         self.text.run(copied, due, join).await?
@@ -258,11 +259,18 @@ impl Reranker {
         self.text.run(AT_ONCE, due, encode).await?
     }
 
-    async fn encode_documents(&self, plan: &Arc<Plan>, due: Instant) -> Result<Vec<Tokens>> {
-        let pieces = plan.pieces(&self.tokenizer).into_iter();
+    async fn encode_documents(
+        &self,
+        plan: &Arc<Plan>,
+        extents: &Arc<[Extent]>,
+        due: Instant,
+    ) -> Result<Vec<Tokens>> {
+        let pieces = plan.pieces(extents).into_iter();
         let work = pieces.map(|(bytes, range)| {
             let (plan, tokenizer) = (Arc::clone(plan), Arc::clone(&self.tokenizer));
-            let encode = move |demand: &Demand| plan.encode_documents(range, &tokenizer, demand);
+            let extents = Arc::clone(extents);
+            let encode =
+                move |demand: &Demand| plan.encode_documents(range, &extents, &tokenizer, demand);
             (bytes, encode)
         });
         let encoded = self.text.run_all(work.collect(), due).await?;
@@ -275,7 +283,8 @@ impl Reranker {
 fn encode(tokenizer: &PairTokenizer, job: Job, most: usize, demand: &Demand) -> Result<Pairs> {
     let plan = Plan::new(job);
     let queries = plan.encode_queries(tokenizer, demand)?;
-    let documents = plan.encode_documents(0..plan.documents(), tokenizer, demand)?;
+    let extents = plan.extents(tokenizer, &queries);
+    let documents = plan.encode_documents(0..extents.len(), &extents, tokenizer, demand)?;
     plan.join(tokenizer, &queries, &documents, most)
 }
 

@@ -1,19 +1,21 @@
 //! From text to tokens: query and document pairs as XLM-RoBERTa was trained to read them.
 //!
-//! The tokenizer itself is Hugging Face's. What is ours is the pair: the query is encoded once per request, then
-//! joined to each document as `<s> query </s></s> document </s>` with `longest_first` truncation, bit-exact with what
-//! their library does to a pair (`tests/it/parity.rs` compares on golden data).
+//! The query is encoded once per request, then joined to each document as `<s> query </s></s> document </s>` with `longest_first`
+//! truncation, bit-exact with what Hugging Face's library does to a pair (`tests/it/parity.rs` compares on golden data). Their
+//! library reads a text whole; ours reads as much of it as can matter ([`PairTokenizer::query_extent`],
+//! [`PairTokenizer::document_extent`]), and the tests compare every outcome with theirs.
 
+mod layout;
+mod normal;
+mod reader;
 mod recent;
+mod unigram;
 mod words;
 
-use std::str;
-
 use anyhow::{Context as _, Result, anyhow, ensure};
-use rayon::prelude::*;
 use tokenizers::Tokenizer;
 
-use self::{recent::Recent, words::Words};
+use self::{reader::Reader, recent::Recent};
 use crate::error;
 
 /// `<s>`, `</s></s>` and `</s>`: what the template adds to a pair.
@@ -26,11 +28,14 @@ pub const MIN_LENGTH: usize = 8;
 /// `BCEmbedding`'s reranker, which reads windows of the same length.
 const MAX_OVERLAP: usize = 80;
 
+/// The tokens of a refused pair are counted as far as this many times what is allowed.
+const COUNTED: usize = 4;
+
 /// A tokenizer for pairs, with the special tokens of its checkpoint.
 pub struct PairTokenizer {
     tokenizer: Tokenizer,
-    /// None if this tokenizer does not read texts word by word.
-    words: Option<Words>,
+    /// None if only Hugging Face's library can read this tokenizer: it reads all texts whole and cannot be stopped.
+    reader: Option<Reader>,
     /// None unless asked for.
     recent: Option<Recent>,
     bos: u32,
@@ -41,8 +46,48 @@ pub struct PairTokenizer {
 /// The tokens of one pair, specials included.
 pub type Encoding = Vec<u32>;
 
-/// The tokens of one text, without specials.
-pub type Tokens = Vec<u32>;
+/// The tokens of one text, without specials, or as many of them as can matter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    ids: Vec<u32>,
+    /// Whether there are no others.
+    is_whole: bool,
+}
+
+impl Tokens {
+    fn whole(ids: Vec<u32>) -> Self {
+        Self {
+            ids,
+            is_whole: true,
+        }
+    }
+
+    /// Whether none are missing, if so many are looked at.
+    fn are_all(&self, looked_at: Option<usize>) -> bool {
+        self.is_whole || looked_at.is_some_and(|tokens| self.ids.len() >= tokens)
+    }
+
+    fn suffice(&self, extent: Extent) -> bool {
+        self.is_whole || self.ids.len() >= extent.tokens
+    }
+}
+
+/// How many of a text's tokens can matter, and at which end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The others are of no consequence, and neither is how many there are.
+    pub tokens: usize,
+    /// The end that is cut off.
+    pub side: Side,
+}
+
+impl Extent {
+    /// Every token.
+    pub const WHOLE: Self = Self {
+        tokens: usize::MAX,
+        side: Side::Right,
+    };
+}
 
 /// What to do with a pair that is too long. The default is the old service's: `longest_first`, at the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,17 +107,23 @@ pub struct Truncation {
     pub refuse: bool,
 }
 
-/// SHIM
-#[derive(Debug, Clone, Copy)]
-pub struct Extent {
-    /// SHIM
-    pub tokens: usize,
-    /// SHIM
-    pub side: Side,
+impl Truncation {
+    /// What is looked at of a query.
+    fn query(self, query: &Tokens) -> &[u32] {
+        self.side.cut(&query.ids, self.query_tokens)
+    }
+
+    /// At most so many tokens, at the end that is kept.
+    fn extent(self, tokens: usize, at_most: Option<usize>) -> Extent {
+        Extent {
+            tokens: tokens.min(at_most.unwrap_or(usize::MAX)),
+            side: self.side,
+        }
+    }
 }
 
 /// An end of a text.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Side {
     /// The beginning.
     Left,
@@ -83,8 +134,8 @@ pub enum Side {
 
 impl Side {
     /// What remains of a text when this end is cut off until `length` tokens are left.
-    fn cut(self, tokens: &[u32], length: usize) -> &[u32] {
-        let excess = tokens.len().saturating_sub(length);
+    fn cut(self, tokens: &[u32], length: Option<usize>) -> &[u32] {
+        let excess = tokens.len().saturating_sub(length.unwrap_or(usize::MAX));
         match self {
             Self::Left => &tokens[excess..],
             Self::Right => &tokens[..tokens.len() - excess],
@@ -97,6 +148,8 @@ impl Side {
 pub struct TooLong {
     /// Tokens of the pair, specials included.
     pub tokens: usize,
+    /// Whether that is all of them. They are not counted to the end if there are many more than allowed.
+    pub are_all: bool,
     /// Tokens that were allowed.
     pub limit: usize,
 }
@@ -125,8 +178,8 @@ impl PairTokenizer {
             "a maximum length of {max_length} tokens leaves no room for text beside {SPECIAL_TOKENS} special tokens; it must be at least {MIN_LENGTH}"
         );
         let tokenizer = Self {
+            reader: Reader::new(json, &tokenizer),
             tokenizer,
-            words: Words::new(json),
             recent: None,
             bos,
             eos,
@@ -148,58 +201,98 @@ impl PairTokenizer {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// Encodes texts, stripped, on all processors.
+    /// The tokens of a text, stripped: all, or at least those of this extent. None if `keep_going`, which is asked after
+    /// less than a millisecond of work each time, said no.
     ///
     /// # Errors
-    /// [`error::Error::Inference`] if the tokenizer fails on a text.
-    pub fn encode(&self, texts: &[&str]) -> error::Result<Vec<Tokens>> {
-        texts.par_iter().map(|text| self.encode_one(text)).collect()
-    }
-
-    /// The same for texts that are likely to come again.
-    ///
-    /// # Errors
-    /// [`error::Error::Inference`] if the tokenizer fails on a text.
-    pub fn encode_documents(&self, texts: &[&str]) -> error::Result<Vec<Tokens>> {
-        let Some(recent) = &self.recent else {
-            return self.encode(texts);
-        };
-        let encode = |&text: &&str| recent.get_or_read(text, || self.encode_one(text));
-        texts.par_iter().map(encode).collect()
-    }
-
-    /// SHIM
-    pub fn extents(&self, _: Truncation) -> (Extent, Extent) {
-        let extent = Extent {
-            tokens: self.max_length,
-            side: Side::Right,
-        };
-        (extent, extent)
-    }
-
-    /// SHIM
-    pub fn encode_within(
+    /// [`error::Error::Inference`] if the tokenizer fails on the text.
+    pub fn encode(
         &self,
         text: &str,
-        _: Extent,
-        _: &(dyn Fn() -> bool + Sync),
-    ) -> error::Result<Tokens> {
-        self.encode_one(text)
-    }
-
-    fn encode_one(&self, text: &str) -> error::Result<Tokens> {
-        self.tokens(strip(text))
-            .map_err(|e| error::Error::Inference(format!("tokenizer: {e}")))
-    }
-
-    fn tokens(&self, text: &str) -> tokenizers::Result<Tokens> {
-        if let Some(words) = &self.words
-            && let Some(tokens) = words.encode(&self.tokenizer, text)?
-        {
-            return Ok(tokens);
+        extent: Extent,
+        keep_going: &(dyn Fn() -> bool + Sync),
+    ) -> error::Result<Option<Tokens>> {
+        let text = strip(text);
+        if let Some(reader) = &self.reader {
+            return Ok(reader.read(text, extent, keep_going));
         }
-        let encoding = self.tokenizer.encode_fast(text, false)?;
-        Ok(encoding.get_ids().to_vec())
+        if !keep_going() {
+            return Ok(None);
+        }
+        let encoding = self.tokenizer.encode_fast(text, false);
+        let encoding = encoding.map_err(|e| error::Error::Inference(format!("tokenizer: {e}")))?;
+        Ok(Some(Tokens::whole(encoding.get_ids().to_vec())))
+    }
+
+    /// The same for a text that is likely to come again.
+    ///
+    /// # Errors
+    /// [`error::Error::Inference`] if the tokenizer fails on the text.
+    pub fn encode_document(
+        &self,
+        text: &str,
+        extent: Extent,
+        keep_going: &(dyn Fn() -> bool + Sync),
+    ) -> error::Result<Option<Tokens>> {
+        let Some(recent) = &self.recent else {
+            return self.encode(text, extent, keep_going);
+        };
+        let read = || {
+            self.encode(text, extent, keep_going)
+                .transpose()
+                .ok_or(None)?
+                .map_err(Some)
+        };
+        match recent.get_or_read(strip(text), extent, read) {
+            Ok(tokens) => Ok(Some(tokens)),
+            Err(None) => Ok(None),
+            Err(Some(error)) => Err(error),
+        }
+    }
+
+    /// The part of a query that decides every outcome of [`Self::join`].
+    ///
+    /// `longest_first` asks for lengths up to the room for both texts, and which text is longer if neither fits in half of it. The
+    /// answer to that is the odd token, so it matters only if the room is odd: then the query is read whole.
+    pub fn query_extent(&self, truncation: Truncation) -> Extent {
+        let room = self.room(truncation);
+        let tokens = match (truncation.refuse, room % 2) {
+            (true, _) => COUNTED * room,
+            (false, 0) => room,
+            (false, _) => usize::MAX,
+        };
+        truncation.extent(tokens, truncation.query_tokens)
+    }
+
+    /// The part of a document that decides every outcome of [`Self::join`] with this query.
+    pub fn document_extent(&self, query: &Tokens, truncation: Truncation) -> Extent {
+        let room = self.room(truncation);
+        let query = truncation.query(query).len();
+        let windows = |length| {
+            let others = truncation.chunks.unwrap_or(1).saturating_sub(1);
+            others.saturating_mul(stride(length)).saturating_add(length)
+        };
+        let tokens = if truncation.refuse {
+            COUNTED * room
+        } else if 2 * query <= room {
+            windows(room - query)
+        } else {
+            // One more than half the room tells that both are cut in halves, and so many as the query has, which is longer.
+            let odd = if room % 2 == 1 { query } else { 0 };
+            windows(room.div_ceil(2)).max(room / 2 + 1).max(odd)
+        };
+        truncation.extent(tokens, truncation.document_tokens)
+    }
+
+    /// Tokens of text that fit.
+    fn room(&self, truncation: Truncation) -> usize {
+        self.limit(truncation) - SPECIAL_TOKENS
+    }
+
+    /// Tokens of a pair that fit.
+    fn limit(&self, truncation: Truncation) -> usize {
+        let limit = truncation.max_length.unwrap_or(self.max_length);
+        limit.clamp(MIN_LENGTH, self.max_length)
     }
 
     /// Joins a query to a document: one encoding, or one for each window of a document that is read in chunks.
@@ -208,22 +301,29 @@ impl PairTokenizer {
     /// [`TooLong`] if the pair does not fit and truncation is not wanted.
     pub fn join(
         &self,
-        query: &[u32],
-        document: &[u32],
+        query: &Tokens,
+        document: &Tokens,
         truncation: Truncation,
     ) -> Result<Vec<Encoding>, TooLong> {
-        let limit = truncation.max_length.unwrap_or(self.max_length);
-        let limit = limit.clamp(MIN_LENGTH, self.max_length);
-        let room = limit - SPECIAL_TOKENS;
-        let side = truncation.side;
-        let query = side.cut(query, truncation.query_tokens.unwrap_or(usize::MAX));
-        let document = side.cut(document, truncation.document_tokens.unwrap_or(usize::MAX));
+        let are_all =
+            query.are_all(truncation.query_tokens) && document.are_all(truncation.document_tokens);
+        let (limit, room, side) = (
+            self.limit(truncation),
+            self.room(truncation),
+            truncation.side,
+        );
+        let query = truncation.query(query);
+        let document = side.cut(&document.ids, truncation.document_tokens);
         if truncation.refuse && query.len() + document.len() > room {
             let tokens = query.len() + document.len() + SPECIAL_TOKENS;
-            return Err(TooLong { tokens, limit });
+            return Err(TooLong {
+                tokens,
+                are_all,
+                limit,
+            });
         }
         let (q, d) = longest_first(query.len(), document.len(), room);
-        let query = side.cut(query, q);
+        let query = side.cut(query, Some(q));
         let windows = windows(document, d, truncation.chunks.unwrap_or(1), side);
         Ok(windows.map(|window| self.template(query, window)).collect())
     }
@@ -246,7 +346,10 @@ impl PairTokenizer {
             .tokenizer
             .encode_fast((query, document), true)
             .map_err(|e| anyhow!("cannot use tokenizer.json: {e}"))?;
-        let ours = self.template(&self.encode_one(query)?, &self.encode_one(document)?);
+        let whole = |text| self.encode(text, Extent::WHOLE, &|| true);
+        let (query, document) = (whole(query)?, whole(document)?);
+        let ids = |tokens: Option<Tokens>| tokens.map(|tokens| tokens.ids).unwrap_or_default();
+        let ours = self.template(&ids(query), &ids(document));
         ensure!(
             theirs.get_ids() == ours,
             "tokenizer.json: `post_processor` does not join pairs as <s> A </s></s> B </s>"
@@ -265,7 +368,7 @@ fn windows(
     side: Side,
 ) -> impl Iterator<Item = &[u32]> {
     let overhang = document.len() - length;
-    let stride = (length - length.min(MAX_OVERLAP).min(length / 4)).max(1);
+    let stride = stride(length);
     let count = (1 + overhang.div_ceil(stride)).min(chunks.max(1));
     (0..count).map(move |window| {
         let skipped = (window * stride).min(overhang);
@@ -275,6 +378,11 @@ fn windows(
         };
         &document[start..start + length]
     })
+}
+
+/// Tokens from the start of a window of this length to the start of the next.
+fn stride(length: usize) -> usize {
+    (length - MAX_OVERLAP.min(length / 4)).max(1)
 }
 
 /// How many tokens of each side remain when `room` are allowed: the longer side is cut to the length of the shorter
@@ -306,85 +414,4 @@ fn is_python_space(c: char) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn truncation_takes_from_the_longer_side() {
-        for (query, document, room, want) in [
-            (3, 4, 7, (3, 4)),
-            (3, 100, 20, (3, 17)),
-            (100, 3, 20, (17, 3)),
-            (100, 100, 21, (10, 11)),
-            (100, 99, 21, (11, 10)),
-            (10, 11, 20, (10, 10)),
-            (0, 30, 20, (0, 20)),
-            (30, 30, 1, (0, 1)),
-        ] {
-            assert_eq!(
-                longest_first(query, document, room),
-                want,
-                "{query} + {document} in {room}"
-            );
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn truncation_fills_the_room_and_no_more(query in 0usize..600, document in 0usize..600, room in 1usize..600) {
-            let (q, d) = longest_first(query, document, room);
-            prop_assert!(q <= query && d <= document);
-            prop_assert_eq!(q + d, (query + document).min(room));
-        }
-    }
-
-    #[test]
-    fn windows_overlap_and_reach_the_end() {
-        let document: Vec<u32> = (0..10).collect();
-        let all = |length, chunks, side| -> Vec<Vec<u32>> {
-            windows(&document, length, chunks, side)
-                .map(<[u32]>::to_vec)
-                .collect()
-        };
-        let firsts =
-            |windows: Vec<Vec<u32>>| -> Vec<u32> { windows.iter().map(|w| w[0]).collect() };
-        assert_eq!(firsts(all(4, 9, Side::Right)), [0, 3, 6]);
-        assert_eq!(firsts(all(4, 2, Side::Right)), [0, 3]);
-        assert_eq!(firsts(all(4, 9, Side::Left)), [6, 3, 0]);
-        assert_eq!(all(10, 9, Side::Right), std::slice::from_ref(&document));
-        assert_eq!(all(0, 1, Side::Right), [Vec::<u32>::new()]);
-        assert_eq!(all(4, 0, Side::Left), [[6, 7, 8, 9]]);
-    }
-
-    proptest! {
-        #[test]
-        fn windows_cover_the_document_unless_there_are_too_many(
-            tokens in 0usize..2000, length in 1usize..600, chunks in 1usize..30, left: bool,
-        ) {
-            let document: Vec<u32> = (0..).take(tokens).collect();
-            let length = length.min(tokens);
-            let side = if left { Side::Left } else { Side::Right };
-            let windows: Vec<&[u32]> = windows(&document, length, chunks, side).collect();
-            prop_assert!((1..=chunks).contains(&windows.len()));
-            prop_assert!(windows.iter().all(|window| window.len() == length));
-            prop_assert_eq!(windows[0], side.cut(&document, length));
-            let seen: std::collections::HashSet<u32> = windows.iter().flat_map(|w| w.iter().copied()).collect();
-            prop_assert!(seen.len() == tokens || windows.len() == chunks);
-        }
-    }
-
-    #[test]
-    fn strips_what_python_strips() {
-        assert_eq!(
-            strip(" \t\n\u{a0}\u{2003}\u{1c}\u{85}a b\u{3000}\r\n"),
-            "a b"
-        );
-        assert_eq!(
-            strip("\u{200b}a\u{feff}"),
-            "\u{200b}a\u{feff}",
-            "zero-width characters are not space to Python"
-        );
-    }
-}
+mod tests;

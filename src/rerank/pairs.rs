@@ -62,17 +62,24 @@ impl Plan {
         }
     }
 
-    /// The number of distinct documents.
-    pub(super) fn documents(&self) -> usize {
-        self.documents.len()
+    /// How much of each distinct document can matter, given the queries that it is joined to.
+    pub(super) fn extents(&self, tokenizer: &PairTokenizer, queries: &[Tokens]) -> Vec<Extent> {
+        let truncation = self.job.truncation;
+        let of_query = |query| tokenizer.document_extent(query, truncation);
+        let of_query: Vec<Extent> = queries.iter().map(of_query).collect();
+        let mut extents: Vec<Option<Extent>> = vec![None; self.documents.len()];
+        for &(query, document) in &self.pairs {
+            let larger = extents[document].filter(|e| e.tokens >= of_query[query].tokens);
+            extents[document] = larger.or(Some(of_query[query]));
+        }
+        extents.into_iter().flatten().collect()
     }
 
     /// Distinct documents in pieces of work, each with the bytes that are likely to be read.
-    pub(super) fn pieces(&self, tokenizer: &PairTokenizer) -> Vec<(usize, Range<usize>)> {
-        let (_, extent) = tokenizer.extents(self.job.truncation);
+    pub(super) fn pieces(&self, extents: &[Extent]) -> Vec<(usize, Range<usize>)> {
         let mut pieces: Vec<(usize, Range<usize>)> = Vec::new();
         for (place, &document) in self.documents.iter().enumerate() {
-            let bytes = bytes_read(&self.job.documents[document], extent);
+            let bytes = bytes_read(&self.job.documents[document], extents[place]);
             match pieces.last_mut() {
                 Some((sum, range)) if *sum + bytes <= PIECE => {
                     *sum += bytes;
@@ -90,20 +97,33 @@ impl Plan {
         tokenizer: &PairTokenizer,
         demand: &Demand,
     ) -> Result<Vec<Tokens>> {
-        let (extent, _) = tokenizer.extents(self.job.truncation);
-        encode(tokenizer, &self.job.queries, &self.queries, extent, demand)
+        let extent = tokenizer.query_extent(self.job.truncation);
+        let queries = self.queries.iter();
+        queries
+            .map(|&query| {
+                let text = &self.job.queries[query];
+                let tokens = tokenizer.encode(text, extent, &|| demand.is_there())?;
+                tokens.ok_or(Error::Cancelled)
+            })
+            .collect()
     }
 
     /// The tokens of a range of the distinct documents.
     pub(super) fn encode_documents(
         &self,
         range: Range<usize>,
+        extents: &[Extent],
         tokenizer: &PairTokenizer,
         demand: &Demand,
     ) -> Result<Vec<Tokens>> {
-        let (_, extent) = tokenizer.extents(self.job.truncation);
-        let documents = &self.documents[range];
-        encode(tokenizer, &self.job.documents, documents, extent, demand)
+        range
+            .map(|place| {
+                let text = &self.job.documents[self.documents[place]];
+                let goes_on = || demand.is_there();
+                let tokens = tokenizer.encode_document(text, extents[place], &goes_on)?;
+                tokens.ok_or(Error::Cancelled)
+            })
+            .collect()
     }
 
     /// Joins the tokens of queries and documents to pairs, at most `most` of them.
@@ -129,6 +149,7 @@ impl Plan {
                         .map_err(|too_long| Error::PairTooLong {
                             index,
                             tokens: too_long.tokens,
+                            are_all: too_long.are_all,
                             limit: too_long.limit,
                         })?;
                     let start = encodings.len();
@@ -183,20 +204,6 @@ fn distinct(texts: &[Arc<str>]) -> (Vec<usize>, Vec<usize>) {
     });
     let groups = groups.collect();
     (firsts, groups)
-}
-
-fn encode(
-    tokenizer: &PairTokenizer,
-    texts: &[Arc<str>],
-    places: &[usize],
-    extent: Extent,
-    demand: &Demand,
-) -> Result<Vec<Tokens>> {
-    let texts = places.iter().map(|&place| strip(&texts[place]));
-    let goes_on = || demand.is_there();
-    texts
-        .map(|text| tokenizer.encode_within(text, extent, &goes_on))
-        .collect()
 }
 
 fn bytes_read(text: &str, extent: Extent) -> usize {
