@@ -5,6 +5,8 @@
 )]
 
 mod probe;
+mod signals;
+mod threads;
 
 use std::{
     convert::Infallible,
@@ -19,13 +21,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use tokio::{
-    runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
-    task::spawn_blocking,
-};
+use tokio::task::spawn_blocking;
 use tracing::info;
 
+use self::signals::Signals;
 use crate::{
     config::{Config, ServeArgs, ignore_empty_variables},
     http::{
@@ -124,15 +123,16 @@ pub fn run(cli: Cli) -> Result<()> {
 
 fn serve(args: &ServeArgs) -> Result<()> {
     telemetry::init(&args.log)?;
+    let runtime = threads::start()?;
+    let signals = runtime.block_on(async { Signals::watch() })?;
     let config = args.resolve()?;
-    let runtime = runtime()?;
-    let result = runtime.block_on(serve_until_stopped(&config));
+    let result = runtime.block_on(serve_until_stopped(&config, signals));
     // A load or a batch still running must not hold up the exit.
     runtime.shutdown_background();
     result
 }
 
-async fn serve_until_stopped(config: &Config) -> Result<()> {
+async fn serve_until_stopped(config: &Config, mut signals: Signals) -> Result<()> {
     let metrics = Arc::new(Metrics::new());
     let app = App::new(
         config.model.id.clone(),
@@ -142,7 +142,7 @@ async fn serve_until_stopped(config: &Config) -> Result<()> {
     let listener = Listener::bind(&config.http).await?;
     let (scheme, address) = (listener.scheme(), listener.local_addr()?);
     info!(version = %env!("CARGO_PKG_VERSION"), scheme, %address, "listening; loading the model");
-    let stop = stop_signal()?;
+    let stop = async || signals.stop().await;
     tokio::select! {
         served = http::serve(listener, Arc::clone(&app), stop) => served,
         failed = load_into(&app, config, metrics) => failed.map(|never| match never {}),
@@ -174,18 +174,6 @@ async fn load_into(app: &App, config: &Config, metrics: Arc<Metrics>) -> Result<
     pending().await
 }
 
-/// Completes on SIGTERM or SIGINT.
-fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
 fn rerank(args: &RerankArgs) -> Result<()> {
     telemetry::init(&args.serve.log)?;
     let config = args.serve.resolve()?;
@@ -199,8 +187,9 @@ fn rerank(args: &RerankArgs) -> Result<()> {
         )
     })?;
     let metrics = Arc::new(Metrics::new());
+    let runtime = threads::start()?;
     let reranker = Reranker::load(&config.model, config.batching, config.limits, &metrics)?;
-    let ranking = runtime()?.block_on(reranker.rerank(request.job()))?;
+    let ranking = runtime.block_on(reranker.rerank(request.job()))?;
     let answer = request.answer(&Served {
         ranking: &ranking,
         model: &reranker.info().id,
@@ -212,12 +201,14 @@ fn rerank(args: &RerankArgs) -> Result<()> {
 }
 
 fn peak() -> Result<()> {
+    threads::start_computing()?;
     println!("{}", serde_json::to_string_pretty(&model::peaks())?);
     Ok(())
 }
 
 fn gpu_check(args: &ServeArgs) -> Result<()> {
     telemetry::init(&args.log)?;
+    threads::start_computing()?;
     let Config {
         model, batching, ..
     } = args.resolve()?;
@@ -252,11 +243,4 @@ fn healthcheck(args: &HealthcheckArgs) -> Result<()> {
     }
     println!("healthy");
     Ok(())
-}
-
-fn runtime() -> Result<Runtime> {
-    Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")
 }

@@ -3,19 +3,26 @@
 //! Only this module and its children know axum. A wire format is a file of types in `wire`; the work is
 //! [`Reranker::rerank`] for all of them.
 
+mod activity;
 mod auth;
 mod body;
 mod connection;
+mod departure;
+mod descriptors;
 mod error;
 mod gate;
 mod layers;
 mod listen;
 mod openapi;
 mod pages;
+mod path;
 mod reload;
 mod request_id;
 mod rerank;
+mod room;
+mod service;
 mod status;
+mod strict;
 mod tls;
 mod unread;
 pub(crate) mod wire;
@@ -30,7 +37,6 @@ use axum::{
     Router,
     extract::State,
     http::HeaderMap,
-    response::Redirect,
     routing::{get, post},
 };
 
@@ -122,10 +128,6 @@ pub fn router(app: &Arc<App>) -> Router {
             rerank::handle(app, route, path, headers, body)
         };
         router = router.route(path, post(handle));
-        if path != "/" {
-            let with_slash = format!("{path}/"); // people paste such addresses
-            router = router.route(&with_slash, post(async move || Redirect::temporary(path)));
-        }
     }
     let routes = router
         .fallback(async || ApiError::NotFound)

@@ -155,7 +155,8 @@ impl Reranker {
             max_length: model.max_length,
         };
         let settings = batching.settings(batch_tokens);
-        let scheduler = Scheduler::new(encoders, settings, Arc::clone(metrics));
+        let scheduler = Scheduler::new(encoders, settings, Arc::clone(metrics))
+            .context("cannot start the threads of the model")?;
         Ok(Self {
             tokenizer: Arc::new(tokenizer),
             scheduler,

@@ -14,6 +14,7 @@ mod queue;
 use std::{
     any::Any,
     collections::HashMap,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -97,11 +98,14 @@ struct Packed {
 
 impl Scheduler {
     /// Starts two threads for each copy of the model.
+    ///
+    /// # Errors
+    /// If the system gives no more threads.
     pub fn new(
         models: Vec<Box<dyn CrossEncoder>>,
         settings: Settings,
         metrics: Arc<Metrics>,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             settings,
             metrics,
@@ -119,16 +123,16 @@ impl Scheduler {
             spawn(format!("packer-{worker}"), {
                 let shared = Arc::clone(&shared);
                 move || shared.pack_batches(worker, &to_model)
-            });
+            })?;
             spawn(format!("model-{worker}"), {
                 let shared = Arc::clone(&shared);
                 move || shared.run_batches(worker, model.as_ref(), &from_packer)
-            });
+            })?;
         }
-        Self {
+        Ok(Self {
             shared,
             next_id: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Scores a request's pairs, all or none. Dropping the future takes what still waits out of the queue.
@@ -450,11 +454,9 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-fn spawn(name: String, run: impl FnOnce() + Send + 'static) {
-    thread::Builder::new()
-        .name(name)
-        .spawn(run)
-        .expect("the operating system gives us threads at start");
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name).spawn(run)?;
+    Ok(())
 }
 
 #[cfg(test)]

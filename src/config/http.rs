@@ -70,7 +70,7 @@ pub struct HttpArgs {
     )]
     pub max_body_bytes: usize,
 
-    /// Connections at once; one more is answered 503
+    /// Connections at once that may ask; one more is answered 503, but for /health and /ping
     #[arg(
         long,
         env = "RERANKER_MAX_CONNECTIONS",
@@ -79,7 +79,7 @@ pub struct HttpArgs {
     )]
     pub max_connections: usize,
 
-    /// How long a connection may take to send its next request, headers included
+    /// How long the headers of a request may take to arrive: from its first byte, or from the beginning of a connection
     #[arg(
         long,
         env = "RERANKER_HEADER_TIMEOUT_MS",
@@ -87,6 +87,15 @@ pub struct HttpArgs {
         value_name = "MS"
     )]
     pub header_timeout_ms: u64,
+
+    /// How long a connection is kept on which nothing is asked; make it longer than clients and proxies keep theirs
+    #[arg(
+        long,
+        env = "RERANKER_IDLE_TIMEOUT_MS",
+        default_value_t = 120_000,
+        value_name = "MS"
+    )]
+    pub idle_timeout_ms: u64,
 
     /// How long the body of a request may take to arrive (408), and its answer to be taken
     #[arg(
@@ -126,8 +135,10 @@ pub struct HttpSettings {
     pub max_body_bytes: usize,
     /// Connections at once.
     pub max_connections: usize,
-    /// From the end of one request, or of none, to the beginning of the next.
+    /// For the headers of a request to arrive.
     pub header_timeout: Duration,
+    /// From the end of one request to the beginning of the next.
+    pub idle_timeout: Duration,
     /// From the beginning of a body to its end.
     pub body_timeout: Duration,
     /// How long a drain may take.
@@ -146,6 +157,7 @@ impl HttpArgs {
             max_body_bytes: self.max_body_bytes,
             max_connections: self.max_connections,
             header_timeout: Duration::from_millis(self.header_timeout_ms),
+            idle_timeout: Duration::from_millis(self.idle_timeout_ms),
             body_timeout: Duration::from_millis(self.body_timeout_ms),
             drain_timeout: Duration::from_millis(self.drain_timeout_ms),
             access: self.access.resolve(),
@@ -159,6 +171,7 @@ impl HttpArgs {
         }
         for (name, ms) in [
             ("RERANKER_HEADER_TIMEOUT_MS", self.header_timeout_ms),
+            ("RERANKER_IDLE_TIMEOUT_MS", self.idle_timeout_ms),
             ("RERANKER_BODY_TIMEOUT_MS", self.body_timeout_ms),
         ] {
             if !(1..=DAY_MS).contains(&ms) {

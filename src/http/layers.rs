@@ -19,7 +19,7 @@ use tower_http::{
 use super::{
     App, auth,
     request_id::{self, X_REQUEST_ID},
-    unread,
+    strict, unread,
 };
 use crate::config::Origin;
 
@@ -49,14 +49,16 @@ const EXPOSED: [&str; 10] = [
 /// 1. the request id, so that every answer and every line of the log has one;
 /// 2. CORS, which answers preflights itself, and lets pages read refusals too;
 /// 3. the end of a connection on which a body was left unread, by whatever is further in;
-/// 4. the key, so that a stranger costs nothing more than this;
-/// 5. compression of the answers that the routes give.
+/// 4. the refusal of requests that can be read in two ways;
+/// 5. the key, so that a stranger costs nothing more than this;
+/// 6. compression of the answers that the routes give.
 ///
 /// Limits of a body are not here: `body` has them, where it is read.
 pub(super) fn guarded(router: Router, app: &Arc<App>) -> Router {
     let router = router
         .layer(compression())
         .layer(from_fn_with_state(Arc::clone(app), auth::require_key))
+        .layer(from_fn(strict::refuse_ambiguous))
         .layer(from_fn(unread::announce_close));
     let origins = &app.settings.access.cors_origins;
     let router = if origins.is_empty() {

@@ -77,7 +77,7 @@ fn bench(batch_tokens: usize, queue_pairs: usize) -> Bench {
         batch_wait: Duration::ZERO,
     };
     Bench {
-        scheduler: Arc::new(Scheduler::new(vec![model], settings, Arc::default())),
+        scheduler: Arc::new(Scheduler::new(vec![model], settings, Arc::default()).unwrap()),
         seen,
         outcomes,
     }
@@ -270,7 +270,7 @@ async fn waiting_for_company_is_possible_when_asked_for() {
         limits,
         batch_wait: Duration::from_hours(1),
     };
-    let scheduler = Arc::new(Scheduler::new(vec![model], settings, Arc::default()));
+    let scheduler = Arc::new(Scheduler::new(vec![model], settings, Arc::default()).unwrap());
     let answers: VecDeque<_> = (1..=3)
         .map(|n| {
             let scheduler = Arc::clone(&scheduler);
@@ -296,7 +296,7 @@ fn pair_of_workers(batch_tokens: usize) -> (Arc<Scheduler>, [Script; 2]) {
         limits,
         batch_wait: Duration::ZERO,
     };
-    let scheduler = Scheduler::new(vec![first, second], settings, Arc::default());
+    let scheduler = Scheduler::new(vec![first, second], settings, Arc::default()).unwrap();
     (Arc::new(scheduler), [a, b])
 }
 

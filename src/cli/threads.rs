@@ -1,0 +1,50 @@
+//! The threads that a command starts with. What the system refuses is an error here, not a panic in a library.
+
+use std::{
+    io,
+    num::NonZero,
+    thread::{self, available_parallelism},
+};
+
+use anyhow::{Context as _, Result};
+use rayon::ThreadPoolBuilder;
+use tokio::runtime::{Builder, Runtime};
+
+/// Threads beside one for each processor: one that loads the model, one that waits for a file or a name.
+const BLOCKING: usize = 2;
+
+/// Starts those that compute and those that serve.
+pub(super) fn start() -> Result<Runtime> {
+    start_computing()?;
+    let serving = available_parallelism().map_or(1, NonZero::get);
+    // The library panics if there are none to be had.
+    rehearse(serving + BLOCKING).with_context(too_few)?;
+    Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")
+}
+
+/// Starts those that compute.
+pub(super) fn start_computing() -> Result<()> {
+    ThreadPoolBuilder::new()
+        .build_global()
+        .with_context(too_few)
+}
+
+fn too_few() -> &'static str {
+    "the system gives this process too few threads; raise its limits on them (ulimit -u, pids_limit of a container) and on memory (ulimit -v)"
+}
+
+/// Starts so many threads at once, and ends them again.
+fn rehearse(threads: usize) -> io::Result<()> {
+    let start = |_| thread::Builder::new().spawn(thread::park);
+    let mut started = Vec::new();
+    let all = (0..threads).try_for_each(|number| start(number).map(|thread| started.push(thread)));
+    for thread in started {
+        thread.thread().unpark();
+        // It does nothing that could panic.
+        let _ = thread.join();
+    }
+    all
+}
