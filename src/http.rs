@@ -11,6 +11,7 @@ mod departure;
 mod descriptors;
 mod error;
 mod gate;
+mod intake;
 mod layers;
 mod listen;
 mod openapi;

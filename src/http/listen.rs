@@ -20,6 +20,7 @@ use super::{
     App,
     descriptors::Share,
     gate::Gate,
+    intake::Intake,
     reload::{self, Watch},
     room::Room,
     router,
@@ -101,12 +102,12 @@ impl Listener {
             .max_header_list_size(HEADER_BYTES)
             .max_pending_accept_reset_streams(HTTP2_RESETS)
             .max_local_error_reset_streams(HTTP2_RESETS);
-        let routes = routes.into_make_service();
+        let intake = Intake::new(routes, share.places.saturating_add(share.beside));
         match self.tls {
-            None => server.acceptor(gate).serve(routes).await,
+            None => server.acceptor(gate).serve(intake).await,
             Some(tls) => {
                 let gate = tls.around(gate, settings.header_timeout);
-                server.acceptor(gate).serve(routes).await
+                server.acceptor(gate).serve(intake).await
             }
         }
     }
@@ -117,11 +118,7 @@ impl Listener {
 ///
 /// # Errors
 /// If the socket fails.
-pub async fn serve(
-    listener: Listener,
-    app: Arc<App>,
-    mut stop: impl AsyncFnMut(),
-) -> Result<()> {
+pub async fn serve(listener: Listener, app: Arc<App>, mut stop: impl AsyncFnMut()) -> Result<()> {
     reload_what_changes(&listener, &app)?;
     warn_if_open(listener.local_addr()?, &app);
     let handle = Handle::new();

@@ -29,7 +29,9 @@ pub(super) fn nothing() -> Result<impl Future<Output = ()> + Send> {
     let mut hangup = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
     Ok(async move {
         while hangup.recv().await.is_some() {
-            info!("SIGHUP: there are no keys and no certificate to read again, as none come from files; going on");
+            info!(
+                "SIGHUP: there are no keys and no certificate to read again, as none come from files; going on"
+            );
         }
     })
 }
