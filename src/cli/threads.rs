@@ -6,7 +6,7 @@ use std::{
     thread::{self, available_parallelism},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use rayon::ThreadPoolBuilder;
 use tokio::runtime::{Builder, Runtime};
 
@@ -18,7 +18,7 @@ pub(super) fn start() -> Result<Runtime> {
     start_computing()?;
     let serving = available_parallelism().map_or(1, NonZero::get);
     // The library panics if there are none to be had.
-    rehearse(serving + BLOCKING).with_context(too_few)?;
+    rehearse(serving + BLOCKING).map_err(|error| too_few(&error))?;
     Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -27,13 +27,14 @@ pub(super) fn start() -> Result<Runtime> {
 
 /// Starts those that compute.
 pub(super) fn start_computing() -> Result<()> {
-    ThreadPoolBuilder::new()
-        .build_global()
-        .with_context(too_few)
+    let pool = ThreadPoolBuilder::new().build_global();
+    pool.map_err(|error| too_few(&error))
 }
 
-fn too_few() -> &'static str {
-    "the system gives this process too few threads; raise its limits on them (ulimit -u, pids_limit of a container) and on memory (ulimit -v)"
+fn too_few(error: &dyn std::error::Error) -> anyhow::Error {
+    anyhow!(
+        "the system gives this process too few threads: {error}; raise its limits on them (ulimit -u, pids_limit of a container) and on memory (ulimit -v)"
+    )
 }
 
 /// Starts so many threads at once, and ends them again.

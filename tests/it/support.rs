@@ -56,6 +56,22 @@ pub(crate) fn program() -> Command {
     command
 }
 
+/// The program under the shell's limits on a process, as `-n 64`.
+pub(crate) fn program_within(limit: &str) -> Command {
+    let plain = program();
+    let mut command = Command::new("sh");
+    command
+        .env_clear()
+        .envs(
+            plain
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .args(["-c", &format!("ulimit {limit}; exec \"$0\" \"$@\"")])
+        .arg(plain.get_program());
+    command
+}
+
 impl Server {
     /// Starts with the demo model and waits until it is ready.
     pub(crate) fn start(options: &[(&str, &str)]) -> Self {
@@ -66,7 +82,18 @@ impl Server {
 
     /// Starts and waits only until the port is open.
     pub(crate) fn start_loading(options: &[(&str, &str)]) -> Self {
-        let mut process = program()
+        Self::launch(program(), options)
+    }
+
+    /// Starts with the shell's limits on a process, as `-n 64`, and waits until it is ready.
+    pub(crate) fn start_within(limit: &str, options: &[(&str, &str)]) -> Self {
+        let server = Self::launch(program_within(limit), options);
+        server.wait_for_log("ready");
+        server
+    }
+
+    fn launch(mut program: Command, options: &[(&str, &str)]) -> Self {
+        let mut process = program
             .envs([("RERANKER_HOST", "127.0.0.1"), ("RERANKER_PORT", "0")])
             .envs(options.iter().copied())
             .arg("serve")
@@ -122,6 +149,16 @@ impl Server {
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
         kibibytes.unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// How many files it may have open.
+    pub(crate) fn open_files_limit(&self) -> u64 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.process.id())).unwrap();
+        let line = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"));
+        let soft = line.and_then(|line| line.split_whitespace().next());
+        soft.unwrap().parse().unwrap()
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
