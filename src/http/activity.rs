@@ -105,7 +105,8 @@ impl Activity {
 
     /// When to look next at what is due: what happens meanwhile may bring it forward, but not before then.
     pub(super) fn next_look(&self, now: Instant) -> Instant {
-        self.due(now).min(now + self.patience.request)
+        let Patience { request, idle, .. } = self.patience;
+        self.due(now).min(now + request.min(idle))
     }
 
     /// A request has come.

@@ -37,7 +37,7 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// `refused` counts those for which there was no room.
+    /// `refused` counts those for which there was no room or no place.
     pub(super) fn new(
         settings: &HttpSettings,
         room: Arc<Room>,
@@ -86,6 +86,7 @@ impl<S> Accept<TcpStream, S> for Gate {
             service,
             Arc::clone(&activity),
             Arc::clone(&seat),
+            self.refused.clone(),
             self.announced.clone(),
         );
         let connection = Connection::new(stream, activity, seat, self.is_encrypted);

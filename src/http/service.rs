@@ -13,6 +13,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
+use prometheus::IntCounter;
+
 use super::{
     activity::Activity,
     error::ApiError,
@@ -28,6 +30,8 @@ pub(super) struct Service<S> {
     inner: S,
     activity: Arc<Activity>,
     seat: Arc<Seat>,
+    /// Counts requests for which there was no place.
+    refused: IntCounter,
     announced: Announced,
 }
 
@@ -36,12 +40,14 @@ impl<S> Service<S> {
         inner: S,
         activity: Arc<Activity>,
         seat: Arc<Seat>,
+        refused: IntCounter,
         announced: Announced,
     ) -> Self {
         Self {
             inner,
             activity,
             seat,
+            refused,
             announced,
         }
     }
@@ -68,6 +74,7 @@ where
         if !has_place {
             self.activity.note_leaving();
             if !is_probe(&request) {
+                self.refused.inc();
                 return Box::pin(ready(Ok(refusal(self.seat.room().places()))));
             }
         }

@@ -38,9 +38,9 @@ fn a_client_that_has_said_all_is_answered() {
         stream.shutdown(Shutdown::Write).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        // The word that asks whether the client is there comes once, before the answer, and never in HTTP/1.0.
-        let word = "HTTP/1.1 100 Continue\r\n\r\n";
-        let answer = answer.strip_prefix(word).unwrap_or(&answer);
+        // The interim response comes at most once, before the answer, and never in HTTP/1.0.
+        let interim = "HTTP/1.1 100 Continue\r\n\r\n";
+        let answer = answer.strip_prefix(interim).unwrap_or(&answer);
         assert!(answer.starts_with(&format!("{version} 200 OK")), "{answer}");
         assert!(answer.ends_with('}'), "{answer}");
     }
@@ -51,7 +51,7 @@ fn the_work_of_a_client_that_is_gone_ends() {
     let server = Server::start(&[("RERANKER_MAX_DOCUMENTS", "16000")]);
     for (version, half_first) in [("HTTP/1.1", false), ("HTTP/1.1", true), ("HTTP/1.0", false)] {
         let stream = begin(&server, 2000, version);
-        wait_until(Duration::from_secs(60), || in_progress(&server));
+        wait_until(Duration::from_mins(1), || in_progress(&server));
         if half_first {
             stream.shutdown(Shutdown::Write).unwrap();
             std::thread::sleep(Duration::from_millis(300));

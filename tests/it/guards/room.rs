@@ -59,6 +59,11 @@ fn one_connection_past_the_limit_is_told_so_unless_it_is_a_probe() {
     while ask(&server, "GET", "/info", &[]).status != 200 {
         thread::yield_now();
     }
+    let metrics = ask(&server, "GET", "/metrics", &[]).body;
+    let series = r#"reranker_refused_total{reason="connections"} "#;
+    let count = metrics.lines().find_map(|line| line.strip_prefix(series));
+    // That post, and three that were no probes.
+    assert!(count.unwrap().parse::<u32>().unwrap() >= 4, "{count:?}");
 }
 
 #[test]
