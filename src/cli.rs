@@ -26,15 +26,18 @@ use tracing::info;
 
 use self::signals::Signals;
 use crate::{
-    config::{Config, ServeArgs, ignore_empty_variables},
+    allocator,
+    config::{Config, HttpSettings, ServeArgs, ignore_empty_variables},
     http::{
-        self, App, Listener,
+        self, App, Listener, Shared,
         wire::{self, Route, Served},
     },
+    memory::Budget,
     metrics::Metrics,
     model::{self, Checkpoint},
     rerank::Reranker,
     telemetry,
+    text_pool::TextPool,
 };
 
 /// A reranking service: orders documents by how well they answer a query.
@@ -123,6 +126,7 @@ pub fn run(cli: Cli) -> Result<()> {
 
 fn serve(args: &ServeArgs) -> Result<()> {
     telemetry::init(&args.log)?;
+    allocator::limit_arenas();
     let runtime = threads::start()?;
     let signals = runtime.block_on(async { Signals::watch() })?;
     let config = args.resolve()?;
@@ -134,23 +138,40 @@ fn serve(args: &ServeArgs) -> Result<()> {
 
 async fn serve_until_stopped(config: &Config, mut signals: Signals) -> Result<()> {
     let metrics = Arc::new(Metrics::new());
+    let text = text_pool()?;
+    let memory = budget(&config.http, &metrics);
     let app = App::new(
         config.model.id.clone(),
         config.http.clone(),
-        Arc::clone(&metrics),
+        config.limits,
+        Shared {
+            memory: Arc::clone(&memory),
+            text: Arc::clone(&text),
+            metrics: Arc::clone(&metrics),
+        },
     )?;
     let listener = Listener::bind(&config.http).await?;
     let (scheme, address) = (listener.scheme(), listener.local_addr()?);
+    info!(
+        megabytes = config.http.memory_bytes / 1_000_000,
+        "memory for requests in flight"
+    );
     info!(version = %env!("CARGO_PKG_VERSION"), scheme, %address, "listening; loading the model");
     let stop = async || signals.stop().await;
+    tokio::spawn(allocator::give_back(memory));
     tokio::select! {
         served = http::serve(listener, Arc::clone(&app), stop) => served,
-        failed = load_into(&app, config, metrics) => failed.map(|never| match never {}),
+        failed = load_into(&app, config, text, metrics) => failed.map(|never| match never {}),
     }
 }
 
 /// Loads the model beside the running server; returns only if that fails.
-async fn load_into(app: &App, config: &Config, metrics: Arc<Metrics>) -> Result<Infallible> {
+async fn load_into(
+    app: &App,
+    config: &Config,
+    text: Arc<TextPool>,
+    metrics: Arc<Metrics>,
+) -> Result<Infallible> {
     let started = Instant::now();
     let Config {
         model,
@@ -158,7 +179,8 @@ async fn load_into(app: &App, config: &Config, metrics: Arc<Metrics>) -> Result<
         limits,
         ..
     } = config.clone();
-    let reranker = spawn_blocking(move || Reranker::load(&model, batching, limits, &metrics))
+    let load = move || Reranker::load(&model, batching, limits, text, &metrics);
+    let reranker = spawn_blocking(load)
         .await
         .context("loading the model panicked")??;
     let info = reranker.info().clone();
@@ -179,17 +201,28 @@ fn rerank(args: &RerankArgs) -> Result<()> {
     let config = args.serve.resolve()?;
     let body = read_request(&args.file)?;
     let started = Instant::now();
-    let request = wire::parse(Route::Any, None, &body).map_err(|rejection| {
+    let limits = config.limits;
+    let request = wire::parse(Route::Any, None, &body, limits.documents).map_err(|rejection| {
         anyhow::anyhow!(
             "{} is not a request: {}",
             args.file.display(),
             rejection.reason.sentence()
         )
     })?;
+    let job = request.job();
+    limits.check(&job)?;
     let metrics = Arc::new(Metrics::new());
     let runtime = threads::start()?;
-    let reranker = Reranker::load(&config.model, config.batching, config.limits, &metrics)?;
-    let ranking = runtime.block_on(reranker.rerank(request.job()))?;
+    let mut lease = budget(&config.http, &metrics).lease();
+    let reranker = Reranker::load(
+        &config.model,
+        config.batching,
+        limits,
+        text_pool()?,
+        &metrics,
+    )?;
+    let due = Instant::now() + limits.deadline;
+    let ranking = runtime.block_on(reranker.rerank(job, due, &mut lease))?;
     let answer = request.answer(&Served {
         ranking: &ranking,
         model: &reranker.info().id,
@@ -243,4 +276,19 @@ fn healthcheck(args: &HealthcheckArgs) -> Result<()> {
     }
     println!("healthy");
     Ok(())
+}
+
+/// The memory that requests share, told to whoever reads the metrics.
+fn budget(settings: &HttpSettings, metrics: &Metrics) -> Arc<Budget> {
+    let bytes = settings.memory_bytes;
+    metrics
+        .memory_limit
+        .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    Budget::new(bytes, metrics.memory.clone())
+}
+
+/// As many threads for text as the process may use processors.
+fn text_pool() -> Result<Arc<TextPool>> {
+    let pool = TextPool::new(rayon::current_num_threads());
+    Ok(Arc::new(pool.context("cannot start the threads for text")?))
 }

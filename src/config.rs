@@ -292,6 +292,9 @@ impl ServeArgs {
             limits: rerank::Limits {
                 deadline: Duration::from_millis(self.batch.deadline_ms),
                 chunks: self.batch.max_chunks_per_doc,
+                documents: self.http.max_documents,
+                document_chars: self.http.max_document_chars,
+                query_chars: self.http.max_query_chars,
             },
             http: self.http.resolve(),
         })

@@ -65,10 +65,10 @@ pub enum Error {
     },
     /// More pairs than the queue ever holds: documents read in many windows.
     #[error(
-        "{pairs} pairs exceed the queue of {limit}; send fewer documents or lower max_chunks_per_doc, or raise RERANKER_MAX_QUEUE_PAIRS"
+        "at least {pairs} pairs exceed the queue of {limit}; send fewer documents or lower max_chunks_per_doc, or raise RERANKER_MAX_QUEUE_PAIRS"
     )]
     TooManyPairs {
-        /// Pairs of the request: documents, or windows of documents.
+        /// Pairs of the request as far as they were counted: documents, or windows of documents.
         pairs: usize,
         /// The queue's size.
         limit: usize,
@@ -85,15 +85,63 @@ pub enum Error {
         /// When there should be room again, in whole seconds.
         retry_after: Duration,
     },
+    /// Requests in flight use the memory that there is for them.
+    #[error("requests in flight use the {} MB that there are for them; retry in {} s, or raise RERANKER_MEMORY_MB", limit / 1_000_000, retry_after.as_secs())]
+    OutOfMemory {
+        /// The budget, in bytes.
+        limit: usize,
+        /// When there may be room again, in whole seconds.
+        retry_after: Duration,
+    },
+    /// The request needs more memory than there ever is for one.
+    #[error("the request needs {} MB of memory, more than the {} MB that there are for one; send fewer or shorter documents, or raise RERANKER_MEMORY_MB", needed / 1_000_000, limit / 1_000_000)]
+    TooLargeForMemory {
+        /// Bytes that it would hold.
+        needed: usize,
+        /// Bytes that a request may hold.
+        limit: usize,
+    },
+    /// The request cannot be done by its deadline, because of what is ahead of it.
+    #[error("this request would take about {} s behind those ahead of it, longer than its deadline allows; retry in {} s, or raise RERANKER_DEADLINE_MS", wait.as_secs(), retry_after.as_secs())]
+    Late {
+        /// The time until it would be done, in whole seconds.
+        wait: Duration,
+        /// When it could be admitted, in whole seconds.
+        retry_after: Duration,
+    },
+    /// The request could not be done by its deadline even alone.
+    #[error("this request alone would take about {} s here, longer than its deadline allows; send fewer documents, or raise RERANKER_DEADLINE_MS", needed.as_secs())]
+    TooSlow {
+        /// The time that it would take, in whole seconds.
+        needed: Duration,
+    },
     /// The answer did not come within the deadline.
     #[error("no answer within the deadline of {} ms; send fewer documents, or raise RERANKER_DEADLINE_MS", .0.as_millis())]
     DeadlineExceeded(Duration),
+    /// Nobody waits for the answer any more.
+    #[error("the request was given up: its client is gone, or its deadline has passed")]
+    Cancelled,
     /// The server is draining.
     #[error("the server is shutting down; send the request again to another instance")]
     ShuttingDown,
     /// The tokenizer or the model failed. The text is for the log.
     #[error("the model failed: {0}")]
     Inference(String),
+}
+
+impl Error {
+    /// A request that would take so many seconds, too many by the other number of them.
+    pub fn late(wait: f64, retry_after: f64) -> Self {
+        Self::Late {
+            wait: whole_seconds(wait),
+            retry_after: whole_seconds(retry_after),
+        }
+    }
+}
+
+/// At least one second, and at most a day: `Retry-After` knows no fractions.
+pub fn whole_seconds(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds.clamp(1.0, 86_400.0).ceil())
 }
 
 /// What every fallible step of a request returns.

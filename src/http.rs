@@ -49,12 +49,31 @@ use self::{
     layers::guarded,
     wire::{Family, Route},
 };
-use crate::{config::HttpSettings, metrics::Metrics, rerank::Reranker};
+use crate::{
+    config::HttpSettings,
+    memory::Budget,
+    metrics::Metrics,
+    rerank::{Limits, Reranker},
+    text_pool::TextPool,
+};
+
+/// What all requests in flight share.
+pub struct Shared {
+    /// The memory that they may hold.
+    pub memory: Arc<Budget>,
+    /// The threads for their texts.
+    pub text: Arc<TextPool>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
 
 /// What the handlers share.
 pub struct App {
     model_id: String,
     settings: HttpSettings,
+    limits: Limits,
+    memory: Arc<Budget>,
+    text: Arc<TextPool>,
     metrics: Arc<Metrics>,
     started: SystemTime,
     /// None if everyone may use the server.
@@ -71,12 +90,21 @@ impl App {
     pub fn new(
         model_id: String,
         settings: HttpSettings,
-        metrics: Arc<Metrics>,
+        limits: Limits,
+        shared: Shared,
     ) -> Result<Arc<Self>> {
+        let Shared {
+            memory,
+            text,
+            metrics,
+        } = shared;
         Ok(Arc::new(Self {
             model_id,
             keys: Keys::load(&settings.access.keys)?,
             settings,
+            limits,
+            memory,
+            text,
             metrics,
             started: SystemTime::now(),
             reranker: OnceLock::new(),

@@ -8,14 +8,18 @@
 //! 4. [`http`] and [`cli`]: the two ways in; [`config`]: every option.
 //! 5. [`error`] and [`telemetry`]: what goes wrong and what is told.
 
+mod allocator;
 pub mod cli;
 pub mod config;
 pub mod error;
 pub mod http;
+pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod ops;
+pub mod queue;
 pub mod rerank;
 pub mod scheduler;
 pub mod telemetry;
+pub mod text_pool;
 pub mod tokenizer;

@@ -31,6 +31,10 @@ pub struct Metrics {
     pub in_progress: IntGauge,
     /// Pairs that wait for a batch.
     pub queue_pairs: IntGauge,
+    /// Bytes that requests in flight hold.
+    pub memory: IntGauge,
+    /// Bytes that they may hold.
+    pub memory_limit: IntGauge,
     /// 1 once the model is loaded.
     pub ready: IntGauge,
     /// Logits that were NaN or infinite; none of them was sent.
@@ -81,6 +85,11 @@ impl Metrics {
             ),
             in_progress: gauge("requests_in_progress", "Requests being worked on."),
             queue_pairs: gauge("queue_pairs", "Pairs that wait for a batch."),
+            memory: gauge("memory_bytes", "Bytes that requests in flight hold."),
+            memory_limit: gauge(
+                "memory_limit_bytes",
+                "Bytes that requests in flight may hold.",
+            ),
             ready: gauge("ready", "1 once the model is loaded."),
             non_finite_scores: counter(
                 "non_finite_scores_total",
@@ -90,11 +99,7 @@ impl Metrics {
                 "redone_batches_total",
                 "Batches that left f16's range on a GPU and were computed again in f32.",
             ),
-            info: IntGaugeVec::new(
-                opts("info", "What is running; always 1."),
-                &["version", "model", "device", "dtype", "backend"],
-            )
-            .expect("the name is valid"),
+            info: info_gauge(),
             batch_seconds: histogram(
                 "batch_seconds",
                 "Time the model took for a batch.",
@@ -119,7 +124,7 @@ impl Metrics {
     }
 
     fn register_all(&self) {
-        let collectors: [Box<dyn Collector>; 17] = [
+        let collectors: [Box<dyn Collector>; 19] = [
             Box::new(self.requests.clone()),
             Box::new(self.request_seconds.clone()),
             Box::new(self.stage_seconds.clone()),
@@ -127,6 +132,8 @@ impl Metrics {
             Box::new(self.refused.clone()),
             Box::new(self.in_progress.clone()),
             Box::new(self.queue_pairs.clone()),
+            Box::new(self.memory.clone()),
+            Box::new(self.memory_limit.clone()),
             Box::new(self.ready.clone()),
             Box::new(self.non_finite_scores.clone()),
             Box::new(self.redone_batches.clone()),
@@ -188,6 +195,12 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+fn info_gauge() -> IntGaugeVec {
+    let labels = ["version", "model", "device", "dtype", "backend"];
+    IntGaugeVec::new(opts("info", "What is running; always 1."), &labels)
+        .expect("the name is valid")
 }
 
 fn opts(name: &str, help: &str) -> Opts {

@@ -2,53 +2,65 @@
 //!
 //! Every way in, HTTP or command line, whatever its wire format, calls [`Reranker::rerank`].
 
+mod limits;
+mod pairs;
+
 use std::{
     cmp::Ordering,
-    collections::{HashMap, hash_map::Entry},
-    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, ensure};
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::time::timeout_at;
 use tracing::info;
 
 use crate::{
     config::{Batching, ModelSettings},
     error::{Error, Result},
+    memory::Lease,
     metrics::Metrics,
     model::{Backend, Batch, Built, Checkpoint, CrossEncoder},
     ops::GpuInfo,
+    queue::Pace,
     scheduler::{self, Scheduler},
-    tokenizer::{Encoding, PairTokenizer, Tokens, Truncation, strip},
+    text_pool::{Demand, TextPool},
+    tokenizer::{PairTokenizer, Tokens, Truncation},
 };
+
+pub use self::limits::Limits;
+use self::pairs::{Pairs, Plan};
+
+/// Requests with no more text than this are encoded in one piece of work.
+const AT_ONCE: usize = 64 * 1024;
+
+/// A batch of less than this share of the largest one, as a divisor, does not show the speed.
+const SMALLEST_MEASURED: usize = 4;
+
+/// Hashing a byte costs this much less than tokenising it.
+const HASHED_PER_BYTE: usize = 8;
+
+/// The share of the time until its deadline in which a request must be scored; the rest is for the
+/// way back.
+const SCORING_SHARE: f64 = 0.98;
 
 /// A loaded model with its tokenizer and its queue.
 pub struct Reranker {
     tokenizer: Arc<PairTokenizer>,
+    text: Arc<TextPool>,
     scheduler: Scheduler,
     info: ModelInfo,
     limits: Limits,
     batching: scheduler::Limits,
 }
 
-/// What a request may cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// From the call to the answer.
-    pub deadline: Duration,
-    /// Windows of a long document, where the request does not say.
-    pub chunks: usize,
-}
-
 /// What to score.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Job {
     /// One for all documents, or one for each.
-    pub queries: Vec<String>,
+    pub queries: Vec<Arc<str>>,
     /// In the order of the request.
-    pub documents: Vec<String>,
+    pub documents: Vec<Arc<str>>,
     /// What to do with pairs that are too long.
     pub truncation: Truncation,
 }
@@ -98,14 +110,6 @@ pub struct Ranking {
     pub computed: Duration,
 }
 
-/// The distinct pairs of a request.
-#[derive(Default)]
-struct Pairs {
-    encodings: Vec<Encoding>,
-    /// For each document, which of the encodings are its own: several if it is read in windows.
-    slots: Vec<Range<usize>>,
-}
-
 impl Reranker {
     /// Loads a model, downloading it if need be, and has it score a pair: what returns is ready to work.
     ///
@@ -115,6 +119,7 @@ impl Reranker {
         model: &ModelSettings,
         batching: Batching,
         limits: Limits,
+        text: Arc<TextPool>,
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<Self> {
         let checkpoint = Checkpoint::open(&model.source, &model.hub)?;
@@ -139,8 +144,10 @@ impl Reranker {
             dtype,
             batch_tokens,
         } = checkpoint.build(&model.wanted(batching.tokens))?;
+        let mut pace = Pace::new(batch_tokens / SMALLEST_MEASURED);
         for encoder in &encoders {
             warm_up(encoder.as_ref(), &tokenizer).context("the model cannot score a first pair")?;
+            measure(encoder.as_ref(), model.max_length, batch_tokens, &mut pace)?;
         }
         let info = ModelInfo {
             id: model.id.clone(),
@@ -155,10 +162,11 @@ impl Reranker {
             max_length: model.max_length,
         };
         let settings = batching.settings(batch_tokens);
-        let scheduler = Scheduler::new(encoders, settings, Arc::clone(metrics))
-            .context("cannot start the threads of the model")?;
+        let scheduler = Scheduler::new(encoders, settings, pace, Arc::clone(metrics))
+            .context("cannot start the model's thread")?;
         Ok(Self {
             tokenizer: Arc::new(tokenizer),
+            text,
             scheduler,
             info,
             limits,
@@ -186,26 +194,30 @@ impl Reranker {
         self.scheduler.close();
     }
 
-    /// Ranks documents by how well they answer the query. Dropping the future cancels what has not started.
+    /// Ranks documents by how well they answer the query, by a deadline. Dropping the future
+    /// cancels what has not been done. The lease grows by what the tokens take.
     ///
     /// # Errors
     /// See [`Error`]; every score of a ranking is finite.
-    pub async fn rerank(&self, job: Job) -> Result<Ranking> {
-        timeout(self.limits.deadline, self.score(job))
-            .await
-            .unwrap_or(Err(Error::DeadlineExceeded(self.limits.deadline)))
+    pub async fn rerank(&self, job: Job, due: Instant, lease: &mut Lease) -> Result<Ranking> {
+        let ranking = timeout_at(due.into(), self.score(job, due, lease)).await;
+        match ranking {
+            Ok(Err(Error::Cancelled)) | Err(_) => {
+                Err(Error::DeadlineExceeded(self.limits.deadline))
+            }
+            Ok(ranking) => ranking,
+        }
     }
 
-    async fn score(&self, mut job: Job) -> Result<Ranking> {
+    async fn score(&self, mut job: Job, due: Instant, lease: &mut Lease) -> Result<Ranking> {
         let called = Instant::now();
+        let due = called + due.saturating_duration_since(called).mul_f64(SCORING_SHARE);
         job.truncation.chunks.get_or_insert(self.limits.chunks);
-        let tokenizer = Arc::clone(&self.tokenizer);
-        let pairs = spawn_blocking(move || encode(&tokenizer, &job))
-            .await
-            .map_err(|e| Error::Inference(format!("tokenizer: {e}")))??;
+        lease.grow(job.token_bytes(self.info.max_length))?;
+        let pairs = self.encode(job, due).await?;
         let tokens = pairs.tokens();
         let tokenized = called.elapsed();
-        let scored = self.scheduler.score(pairs.encodings).await?;
+        let scored = self.scheduler.score(pairs.encodings, due).await?;
         let logits: Vec<f32> = pairs
             .slots
             .into_iter()
@@ -219,6 +231,52 @@ impl Reranker {
             computed: scored.computed,
         })
     }
+
+    /// The job's pairs, made by the threads for text: in one go, or piece by piece.
+    async fn encode(&self, job: Job, due: Instant) -> Result<Pairs> {
+        let most = self.batching.queue_pairs;
+        let bytes = job.bytes();
+        let tokenizer = Arc::clone(&self.tokenizer);
+        if bytes <= AT_ONCE {
+            let encode = move |demand: &Demand| encode(&tokenizer, job, most, demand);
+            return self.text.run(bytes, due, encode).await?;
+        }
+        let plan = self
+            .text
+            .run(bytes / HASHED_PER_BYTE, due, |_| Plan::new(job));
+        let plan = Arc::new(plan.await?);
+        let queries = self.encode_queries(&plan, due).await?;
+        let documents = self.encode_documents(&plan, due).await?;
+        let copied = bytes.min(documents.len() * self.info.max_length * size_of::<u32>());
+        let join = move |_: &Demand| plan.join(&tokenizer, &queries, &documents, most);
+        self.text.run(copied, due, join).await?
+    }
+
+    async fn encode_queries(&self, plan: &Arc<Plan>, due: Instant) -> Result<Vec<Tokens>> {
+        let (plan, tokenizer) = (Arc::clone(plan), Arc::clone(&self.tokenizer));
+        let encode = move |demand: &Demand| plan.encode_queries(&tokenizer, demand);
+        self.text.run(AT_ONCE, due, encode).await?
+    }
+
+    async fn encode_documents(&self, plan: &Arc<Plan>, due: Instant) -> Result<Vec<Tokens>> {
+        let pieces = plan.pieces(&self.tokenizer).into_iter();
+        let work = pieces.map(|(bytes, range)| {
+            let (plan, tokenizer) = (Arc::clone(plan), Arc::clone(&self.tokenizer));
+            let encode = move |demand: &Demand| plan.encode_documents(range, &tokenizer, demand);
+            (bytes, encode)
+        });
+        let encoded = self.text.run_all(work.collect(), due).await?;
+        let encoded: Vec<Vec<Tokens>> = encoded.into_iter().collect::<Result<_>>()?;
+        Ok(encoded.into_iter().flatten().collect())
+    }
+}
+
+/// The pairs of a job that is small, in one go.
+fn encode(tokenizer: &PairTokenizer, job: Job, most: usize, demand: &Demand) -> Result<Pairs> {
+    let plan = Plan::new(job);
+    let queries = plan.encode_queries(tokenizer, demand)?;
+    let documents = plan.encode_documents(0..plan.documents(), tokenizer, demand)?;
+    plan.join(tokenizer, &queries, &documents, most)
 }
 
 /// A document is as good as its best window.
@@ -228,11 +286,11 @@ fn best(logits: &[f32]) -> f32 {
 
 fn warm_up(encoder: &dyn CrossEncoder, tokenizer: &PairTokenizer) -> anyhow::Result<()> {
     let job = Job {
-        queries: vec!["warm-up".to_owned()],
-        documents: vec!["A first pair, so that the second finds everything in place.".to_owned()],
+        queries: vec!["warm-up".into()],
+        documents: vec!["A first pair, so that the second finds everything in place.".into()],
         ..Job::default()
     };
-    let pairs = encode(tokenizer, &job)?;
+    let pairs = encode(tokenizer, job, 1, &Demand::endless())?;
     let logits = encoder.predict(&Batch::pack(pairs.encodings.iter().map(Vec::as_slice)))?;
     ensure!(
         logits.iter().all(|logit| logit.is_finite()),
@@ -242,73 +300,31 @@ fn warm_up(encoder: &dyn CrossEncoder, tokenizer: &PairTokenizer) -> anyhow::Res
     Ok(())
 }
 
-impl Pairs {
-    fn tokens(&self) -> usize {
-        let slots = self.slots.iter().cloned();
-        slots.flatten().map(|pair| self.encodings[pair].len()).sum()
+/// Has a model compute a pair of the full length, and a full batch of them if that takes no longer
+/// than a second: admission needs to know from the first request on how fast it is.
+fn measure(
+    encoder: &dyn CrossEncoder,
+    max_length: usize,
+    batch_tokens: usize,
+    pace: &mut Pace,
+) -> anyhow::Result<()> {
+    const AT_MOST: Duration = Duration::from_secs(1);
+    let pair = vec![0; max_length];
+    let pairs = (batch_tokens / max_length).max(1);
+    let mut time = |pairs: usize| {
+        let batch = Batch::pack(vec![pair.as_slice(); pairs]);
+        let started = Instant::now();
+        encoder.predict(&batch)?;
+        pace.observe(pairs * max_length, started.elapsed());
+        anyhow::Ok(started.elapsed())
+    };
+    let one = time(1)?;
+    if one * u32::try_from(pairs).unwrap_or(u32::MAX) <= AT_MOST {
+        for _ in 0..2 {
+            time(pairs)?;
+        }
     }
-}
-
-/// Encodes each distinct text once, and each distinct pair of texts once.
-fn encode(tokenizer: &PairTokenizer, job: &Job) -> Result<Pairs> {
-    let queries = Distinct::of(&job.queries);
-    let documents = Distinct::of(&job.documents);
-    let query_tokens = tokenizer.encode(&queries.texts)?;
-    let document_tokens = tokenizer.encode_documents(&documents.texts)?;
-    let mut pairs = Pairs::default();
-    let mut seen = HashMap::new();
-    for (index, &document) in documents.slots.iter().enumerate() {
-        let query = match queries.slots[..] {
-            [only] => only,
-            _ => queries.slots[index],
-        };
-        let slot = match seen.entry((query, document)) {
-            Entry::Occupied(slot) => Range::clone(slot.get()),
-            Entry::Vacant(place) => {
-                let (query, document): (&Tokens, &Tokens) =
-                    (&query_tokens[query], &document_tokens[document]);
-                let windows =
-                    tokenizer
-                        .join(query, document, job.truncation)
-                        .map_err(|too_long| Error::PairTooLong {
-                            index,
-                            tokens: too_long.tokens,
-                            limit: too_long.limit,
-                        })?;
-                let start = pairs.encodings.len();
-                pairs.encodings.extend(windows);
-                place.insert(start..pairs.encodings.len()).clone()
-            }
-        };
-        pairs.slots.push(slot);
-    }
-    Ok(pairs)
-}
-
-/// Texts without their repetitions.
-struct Distinct<'a> {
-    /// Stripped.
-    texts: Vec<&'a str>,
-    /// For each text given, which of those it is.
-    slots: Vec<usize>,
-}
-
-impl<'a> Distinct<'a> {
-    fn of(given: &'a [String]) -> Self {
-        let mut texts = Vec::new();
-        let mut seen = HashMap::new();
-        let slots = given
-            .iter()
-            .map(|text| {
-                let text = strip(text);
-                *seen.entry(text).or_insert_with(|| {
-                    texts.push(text);
-                    texts.len() - 1
-                })
-            })
-            .collect();
-        Self { texts, slots }
-    }
+    Ok(())
 }
 
 /// Best first; the sort is stable, so ties keep the order of the request.

@@ -1,25 +1,23 @@
-//! Micro-batching: concurrent requests share batches, and two threads keep each copy of the model busy.
+//! Micro-batching: concurrent requests share batches.
 //!
-//! Requests put their pairs into one `Queue` and wait for an answer. A *packer* thread takes a batch from it and
-//! packs it; a *model* thread, the only one to touch its model, computes it and hands the logits out. There is one such
-//! pair of threads, a *worker*, for each GPU. A full batch is
-//! packed while the one before it runs, if no other worker is free. One that is not full is taken the moment a worker is free: nobody waits for
-//! company (unless `batch_wait` asks for it), and whoever comes meanwhile still gets on.
+//! Requests put their pairs into one [`Queue`](crate::queue::Queue) and wait for an answer. Each copy
+//! of the model, one for each GPU, has a thread of its own, a *worker*: it takes a batch from the
+//! queue, packs it, computes it and hands the logits out. A worker that is free takes what is there:
+//! nobody waits for company (unless `batch_wait` asks for it). Nothing is taken before it can be
+//! computed, so that a small request waits for one batch at most. Packing takes microseconds.
 //!
 //! A request leaves in one of three ways: answered, failed with its batch, or dropped by its owner (a client that hung
 //! up, a deadline that passed), which takes its pairs out of the queue.
 
-mod queue;
+mod state;
 
 use std::{
     any::Any,
-    collections::HashMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -28,12 +26,13 @@ use std::{
 use tokio::sync::oneshot;
 use tracing::error;
 
-pub use self::queue::Limits;
-use self::queue::{Entry, Queue, RequestId};
+use self::state::{State, Waiting};
+pub use crate::queue::Limits;
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, whole_seconds},
     metrics::Metrics,
     model::{Batch, CrossEncoder},
+    queue::{Entry, Pace, Refused, RequestId},
     tokenizer::Encoding,
 };
 
@@ -67,67 +66,33 @@ struct Shared {
     settings: Settings,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
-    /// Something was pushed, taken, finished or closed.
+    /// Something was pushed or closed.
     changed: Condvar,
 }
 
-struct State {
-    queue: Queue<Encoding>,
-    waiting: HashMap<RequestId, Waiting>,
-    /// Batches that each worker has taken from the queue and not handed out the results of.
-    in_flight: Vec<usize>,
-    open: bool,
-    /// How fast pairs have been leaving lately, for `Retry-After`; 0 before the first batch.
-    pairs_per_second: f64,
-}
-
-/// A request between admission and answer.
-struct Waiting {
-    logits: Vec<f32>,
-    missing: usize,
-    admitted: Instant,
-    started: Option<Instant>,
-    answer: oneshot::Sender<Result<Scored>>,
-}
-
-/// A packed batch and where its results go.
-struct Packed {
-    batch: Batch,
-    entries: Vec<Entry<Encoding>>,
-}
-
 impl Scheduler {
-    /// Starts two threads for each copy of the model.
+    /// Starts a thread for each copy of the model. `pace` is what is known of their speed, in seconds
+    /// per token.
     ///
     /// # Errors
-    /// If the system gives no more threads.
+    /// If the operating system gives no thread.
     pub fn new(
         models: Vec<Box<dyn CrossEncoder>>,
         settings: Settings,
+        pace: Pace,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             settings,
             metrics,
-            state: Mutex::new(State {
-                queue: Queue::new(settings.limits),
-                waiting: HashMap::new(),
-                in_flight: vec![0; models.len()],
-                open: true,
-                pairs_per_second: 0.0,
-            }),
+            state: Mutex::new(State::new(settings.limits, models.len(), pace)),
             changed: Condvar::new(),
         });
         for (worker, model) in models.into_iter().enumerate() {
-            let (to_model, from_packer) = sync_channel(1);
-            spawn(format!("packer-{worker}"), {
-                let shared = Arc::clone(&shared);
-                move || shared.pack_batches(worker, &to_model)
-            })?;
-            spawn(format!("model-{worker}"), {
-                let shared = Arc::clone(&shared);
-                move || shared.run_batches(worker, model.as_ref(), &from_packer)
-            })?;
+            let shared = Arc::clone(&shared);
+            thread::Builder::new()
+                .name(format!("model-{worker}"))
+                .spawn(move || shared.run_batches(worker, model.as_ref()))?;
         }
         Ok(Self {
             shared,
@@ -135,13 +100,15 @@ impl Scheduler {
         })
     }
 
-    /// Scores a request's pairs, all or none. Dropping the future takes what still waits out of the queue.
+    /// Scores a request's pairs by a deadline, all or none. Dropping the future takes what still
+    /// waits out of the queue.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] at once if they do not fit the queue now, [`Error::TooManyPairs`] if they never will,
-    /// [`Error::ShuttingDown`] after [`Self::close`],
+    /// [`Error::Overloaded`] at once if they do not fit the queue now, [`Error::TooManyPairs`] if they never will;
+    /// [`Error::Late`] if they cannot be done in time, as soon as that is known, [`Error::TooSlow`]
+    /// if they could not even alone; [`Error::ShuttingDown`] after [`Self::close`];
     /// [`Error::Inference`] if the batch of any of them failed.
-    pub async fn score(&self, pairs: Vec<Encoding>) -> Result<Scored> {
+    pub async fn score(&self, pairs: Vec<Encoding>, due: Instant) -> Result<Scored> {
         if pairs.is_empty() {
             let (queued, computed) = (Duration::ZERO, Duration::ZERO);
             return Ok(Scored {
@@ -154,7 +121,7 @@ impl Scheduler {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             shared: &self.shared,
         };
-        let answer = self.shared.admit(ticket.id, pairs)?;
+        let answer = self.shared.admit(ticket.id, pairs, due)?;
         answer
             .await
             .unwrap_or_else(|_| Err(Error::Inference("the scheduler has stopped".to_owned())))
@@ -203,6 +170,7 @@ impl Shared {
         &self,
         id: RequestId,
         pairs: Vec<Encoding>,
+        due: Instant,
     ) -> Result<oneshot::Receiver<Result<Scored>>> {
         let mut state = self.lock();
         if !state.open {
@@ -215,42 +183,28 @@ impl Shared {
                 limit,
             });
         }
+        state.check_alone(pairs.iter().map(Vec::len).sum(), due)?;
+        let forecast = state.forecast();
+        let due = due.saturating_duration_since(state.origin).as_secs_f64();
         let items = pairs.into_iter().map(|encoding| {
             let tokens = encoding.len();
             (encoding, tokens)
         });
-        if let Err(full) = state.queue.push(id, items) {
-            return Err(Error::Overloaded {
-                queued: full.queued,
+        let pushed = state.queue.push(id, items, due, &forecast);
+        pushed.map_err(|refused| match refused {
+            Refused::Full { queued } => Error::Overloaded {
+                queued,
                 refused: count,
                 limit,
-                retry_after: state.time_to_drain(),
-            });
-        }
-        let (answer, receiver) = oneshot::channel();
-        state.waiting.insert(
-            id,
-            Waiting {
-                logits: vec![f32::NAN; count],
-                missing: count,
-                admitted: Instant::now(),
-                started: None,
-                answer,
+                retry_after: whole_seconds(state.queue.time_to_drain(&forecast)),
             },
-        );
+            Refused::Late { wait, retry_after } => Error::late(wait, retry_after),
+        })?;
+        let (answer, receiver) = oneshot::channel();
+        state.waiting.insert(id, Waiting::new(count, answer));
         drop(state);
         self.changed.notify_all();
         Ok(receiver)
-    }
-
-    /// A worker's packer thread.
-    fn pack_batches(&self, worker: usize, to_model: &SyncSender<Packed>) {
-        while let Some(entries) = self.take_batch(worker) {
-            let batch = Batch::pack(entries.iter().map(|entry| entry.item.as_slice()));
-            if to_model.send(Packed { batch, entries }).is_err() {
-                return;
-            }
-        }
     }
 
     /// Waits until a batch is due for this worker and takes it; `None` once closed and drained.
@@ -258,14 +212,17 @@ impl Shared {
         let mut state = self.lock();
         let mut company_until = None;
         loop {
+            state.shed();
             if state.queue.is_empty() {
                 if !state.open {
                     return None;
                 }
                 company_until = None;
                 state = self.wait(state, None);
-            } else if state.in_flight[worker] == 0 && !state.queue.fills_a_batch() && state.open {
-                // The worker is free and the batch is not full: take it, unless told to wait for company.
+            } else if state.queue.fills_a_batch() || !state.open {
+                break;
+            } else {
+                // The batch is not full: take it, unless told to wait for company.
                 let until =
                     *company_until.get_or_insert_with(|| Instant::now() + self.settings.batch_wait);
                 let left = until.saturating_duration_since(Instant::now());
@@ -273,18 +230,9 @@ impl Shared {
                     break;
                 }
                 state = self.wait(state, Some(left));
-            } else if state.may_take(worker) {
-                break;
-            } else {
-                state = self.wait(state, None);
             }
         }
-        state.in_flight[worker] += 1;
-        let entries = state.queue.next_batch();
-        drop(state);
-        // Who waits until every worker is busy before packing ahead (`may_take`) may now be right to.
-        self.changed.notify_all();
-        Some(entries)
+        Some(state.take(worker))
     }
 
     fn wait<'a>(
@@ -306,11 +254,11 @@ impl Shared {
         }
     }
 
-    /// A worker's model thread.
-    fn run_batches(&self, worker: usize, model: &dyn CrossEncoder, from_packer: &Receiver<Packed>) {
-        for Packed { batch, entries } in from_packer {
+    /// A worker's life.
+    fn run_batches(&self, worker: usize, model: &dyn CrossEncoder) {
+        while let Some(entries) = self.take_batch(worker) {
+            let batch = Batch::pack(entries.iter().map(|entry| entry.item.as_slice()));
             let started = Instant::now();
-            self.lock().start(&entries, started);
             let redone = model.batches_redone();
             let result = predict(model, &batch);
             self.metrics
@@ -323,104 +271,13 @@ impl Shared {
             }
             self.count_non_finite(&result);
             self.lock().finish(worker, &entries, result, started);
-            self.changed.notify_all();
         }
     }
-}
 
-impl Shared {
     fn count_non_finite(&self, result: &Result<Vec<f32>>) {
         let logits = result.iter().flatten();
         let bad = logits.filter(|logit| !logit.is_finite()).count();
         self.metrics.non_finite_scores.inc_by(bad as u64);
-    }
-}
-
-impl State {
-    /// A worker runs one batch; it may pack one more beside it, if that is full and no other worker could start on it at once.
-    fn may_take(&self, worker: usize) -> bool {
-        let all_busy = self.in_flight.iter().all(|&batches| batches > 0);
-        match self.in_flight[worker] {
-            0 => true,
-            1 => all_busy && self.queue.fills_a_batch(),
-            _ => false,
-        }
-    }
-
-    fn time_to_drain(&self) -> Duration {
-        let seconds = self.queue.len() as f64 / self.pairs_per_second.max(1.0);
-        Duration::from_secs_f64(seconds.ceil().clamp(1.0, 60.0))
-    }
-
-    fn start(&mut self, entries: &[Entry<Encoding>], now: Instant) {
-        for entry in entries {
-            if let Some(waiting) = self.waiting.get_mut(&entry.request) {
-                waiting.started.get_or_insert(now);
-            }
-        }
-    }
-
-    /// Hands out the results of a batch; requests that are complete, or have failed, are answered.
-    fn finish(
-        &mut self,
-        worker: usize,
-        entries: &[Entry<Encoding>],
-        result: Result<Vec<f32>>,
-        started: Instant,
-    ) {
-        self.in_flight[worker] -= 1;
-        match result {
-            Ok(logits) => {
-                for (entry, logit) in entries.iter().zip(logits) {
-                    self.record(entry, logit);
-                }
-                let workers = self.in_flight.len() as f64;
-                let rate =
-                    workers * entries.len() as f64 / started.elapsed().as_secs_f64().max(1e-6);
-                let weight = if self.pairs_per_second > 0.0 {
-                    0.2
-                } else {
-                    1.0
-                };
-                self.pairs_per_second += weight * (rate - self.pairs_per_second);
-            }
-            Err(error) => {
-                for entry in entries {
-                    self.fail(entry.request, error.clone());
-                }
-            }
-        }
-    }
-
-    fn record(&mut self, entry: &Entry<Encoding>, logit: f32) {
-        if !logit.is_finite() {
-            let message = format!("pair {} of a request has the logit {logit}", entry.index);
-            error!(tokens = entry.tokens, "{message}");
-            return self.fail(entry.request, Error::Inference(message));
-        }
-        let Some(waiting) = self.waiting.get_mut(&entry.request) else {
-            return; // its owner is gone
-        };
-        waiting.logits[entry.index] = logit;
-        waiting.missing -= 1;
-        if waiting.missing == 0
-            && let Some(done) = self.waiting.remove(&entry.request)
-        {
-            let started = done.started.unwrap_or(done.admitted);
-            // Nobody may be listening any more; then nobody misses it.
-            let _ = done.answer.send(Ok(Scored {
-                logits: done.logits,
-                queued: started - done.admitted,
-                computed: started.elapsed(),
-            }));
-        }
-    }
-
-    fn fail(&mut self, request: RequestId, error: Error) {
-        if let Some(waiting) = self.waiting.remove(&request) {
-            self.queue.cancel(request);
-            let _ = waiting.answer.send(Err(error));
-        }
     }
 }
 
@@ -452,11 +309,6 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message")
-}
-
-fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name).spawn(run)?;
-    Ok(())
 }
 
 #[cfg(test)]

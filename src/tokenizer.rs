@@ -62,6 +62,15 @@ pub struct Truncation {
     pub refuse: bool,
 }
 
+/// SHIM
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// SHIM
+    pub tokens: usize,
+    /// SHIM
+    pub side: Side,
+}
+
 /// An end of a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Side {
@@ -157,6 +166,25 @@ impl PairTokenizer {
         };
         let encode = |&text: &&str| recent.get_or_read(text, || self.encode_one(text));
         texts.par_iter().map(encode).collect()
+    }
+
+    /// SHIM
+    pub fn extents(&self, _: Truncation) -> (Extent, Extent) {
+        let extent = Extent {
+            tokens: self.max_length,
+            side: Side::Right,
+        };
+        (extent, extent)
+    }
+
+    /// SHIM
+    pub fn encode_within(
+        &self,
+        text: &str,
+        _: Extent,
+        _: &(dyn Fn() -> bool + Sync),
+    ) -> error::Result<Tokens> {
+        self.encode_one(text)
     }
 
     fn encode_one(&self, text: &str) -> error::Result<Tokens> {

@@ -10,17 +10,19 @@ use anyhow::{Context as _, Result, anyhow};
 use rayon::ThreadPoolBuilder;
 use tokio::runtime::{Builder, Runtime};
 
-/// Threads beside one for each processor: one that loads the model, one that waits for a file or a name.
-const BLOCKING: usize = 2;
+/// Threads for what would hold up the async ones: loading a model, giving memory back. Work on text
+/// has threads of its own.
+const BLOCKING_THREADS: usize = 4;
 
 /// Starts those that compute and those that serve.
 pub(super) fn start() -> Result<Runtime> {
     start_computing()?;
     let serving = available_parallelism().map_or(1, NonZero::get);
     // The library panics if there are none to be had.
-    rehearse(serving + BLOCKING).map_err(|error| too_few(&error))?;
+    rehearse(serving + BLOCKING_THREADS).map_err(|error| too_few(&error))?;
     Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .context("cannot start the async runtime")
 }

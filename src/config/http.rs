@@ -8,9 +8,13 @@ use std::{
 use clap::Args;
 
 use super::access::{AccessArgs, AccessSettings};
+use crate::memory::available_bytes;
 
 /// Nobody waits longer, and a clock can add it to any time.
 const DAY_MS: u64 = 86_400_000;
+
+/// The memory for requests where nothing says how much there is.
+const DEFAULT_MEMORY: usize = 1_000_000_000;
 
 /// Where and within what limits the server listens.
 #[derive(Debug, Clone, Args)]
@@ -70,6 +74,10 @@ pub struct HttpArgs {
     )]
     pub max_body_bytes: usize,
 
+    /// Megabytes that all requests in flight may hold; one that does not fit is refused (429) [default: a quarter of what the container or machine has]
+    #[arg(long, env = "RERANKER_MEMORY_MB", value_name = "MB")]
+    pub memory_mb: Option<usize>,
+
     /// Connections at once that may ask; one more is answered 503, but for /health and /ping
     #[arg(
         long,
@@ -125,14 +133,10 @@ pub struct HttpArgs {
 pub struct HttpSettings {
     /// Address and port.
     pub address: SocketAddr,
-    /// Documents per request.
-    pub max_documents: usize,
-    /// Characters per document.
-    pub max_document_chars: usize,
-    /// Characters per query.
-    pub max_query_chars: usize,
     /// Bytes per request.
     pub max_body_bytes: usize,
+    /// Bytes that all requests in flight may hold.
+    pub memory_bytes: usize,
     /// Connections at once.
     pub max_connections: usize,
     /// For the headers of a request to arrive.
@@ -148,13 +152,18 @@ pub struct HttpSettings {
 }
 
 impl HttpArgs {
+    fn memory_bytes(&self) -> usize {
+        match self.memory_mb {
+            Some(megabytes) => megabytes.saturating_mul(1_000_000),
+            None => available_bytes().map_or(DEFAULT_MEMORY, |bytes| bytes / 4),
+        }
+    }
+
     pub(super) fn resolve(&self) -> HttpSettings {
         HttpSettings {
             address: SocketAddr::new(self.host, self.port),
-            max_documents: self.max_documents,
-            max_document_chars: self.max_document_chars,
-            max_query_chars: self.max_query_chars,
             max_body_bytes: self.max_body_bytes,
+            memory_bytes: self.memory_bytes(),
             max_connections: self.max_connections,
             header_timeout: Duration::from_millis(self.header_timeout_ms),
             idle_timeout: Duration::from_millis(self.idle_timeout_ms),

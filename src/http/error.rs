@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use axum::{
     Json,
-    extract::rejection::BytesRejection,
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -64,11 +63,9 @@ pub(super) struct Refusal {
 }
 
 impl ApiError {
-    pub(super) fn from_body(rejection: &BytesRejection, limit: usize) -> Self {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            return Self::Failed(Error::BodyTooLarge { limit });
-        }
-        Self::BodyUnreadable(innermost(rejection))
+    /// A body that broke off or cannot be unpacked.
+    pub(super) fn unreadable(cause: &dyn std::error::Error) -> Self {
+        Self::BodyUnreadable(innermost(cause))
     }
 
     /// For clients of this family.
@@ -94,6 +91,8 @@ impl ApiError {
                 Error::TooManyDocuments { .. }
                 | Error::TooManyPairs { .. }
                 | Error::BodyTooLarge { .. }
+                | Error::TooLargeForMemory { .. }
+                | Error::TooSlow { .. }
                 | Error::QueryTooLong { .. }
                 | Error::DocumentTooLong { .. },
             ) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -101,8 +100,12 @@ impl ApiError {
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Failed(Error::Overloaded { .. }) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Failed(Error::DeadlineExceeded(_)) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Failed(
+                Error::Overloaded { .. } | Error::OutOfMemory { .. } | Error::Late { .. },
+            ) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Failed(Error::DeadlineExceeded(_) | Error::Cancelled) => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             Self::Failed(Error::Inference(_)) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -122,11 +125,14 @@ impl ApiError {
                 Error::TooManyDocuments { .. }
                 | Error::TooManyPairs { .. }
                 | Error::BodyTooLarge { .. }
+                | Error::TooLargeForMemory { .. }
+                | Error::TooSlow { .. }
                 | Error::QueryTooLong { .. }
                 | Error::DocumentTooLong { .. }
                 | Error::PairTooLong { .. } => "too_large",
-                Error::Overloaded { .. } => "overloaded",
-                Error::DeadlineExceeded(_) => "deadline",
+                Error::Overloaded { .. } | Error::Late { .. } => "overloaded",
+                Error::OutOfMemory { .. } => "memory",
+                Error::DeadlineExceeded(_) | Error::Cancelled => "deadline",
                 Error::ShuttingDown => "shutting_down",
                 Error::Inference(_) => "failed",
             },
@@ -173,7 +179,11 @@ impl ApiError {
     /// In whole seconds, for those who would do well to come back.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::Failed(Error::Overloaded { retry_after, .. }) => Some(retry_after.as_secs()),
+            Self::Failed(
+                Error::Overloaded { retry_after, .. }
+                | Error::OutOfMemory { retry_after, .. }
+                | Error::Late { retry_after, .. },
+            ) => Some(retry_after.as_secs()),
             Self::NotReady => Some(5),
             Self::TooManyConnections { .. } | Self::Failed(Error::ShuttingDown) => Some(1),
             _ => None,
@@ -208,9 +218,10 @@ impl ApiError {
         match self {
             Self::Rejected(Reason::NoTexts | Reason::NoDocuments) => "Empty",
             Self::NotReady | Self::Failed(Error::ShuttingDown) => "Unhealthy",
-            Self::TooManyConnections { .. } | Self::Failed(Error::Overloaded { .. }) => {
-                "Overloaded"
-            }
+            Self::TooManyConnections { .. }
+            | Self::Failed(
+                Error::Overloaded { .. } | Error::OutOfMemory { .. } | Error::Late { .. },
+            ) => "Overloaded",
             Self::Failed(Error::DeadlineExceeded(_) | Error::Inference(_)) => "Backend",
             _ => "Validation",
         }
@@ -268,6 +279,15 @@ fn openai_type(status: StatusCode) -> &'static str {
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         Self::Failed(error)
+    }
+}
+
+impl From<Reason> for ApiError {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::TooLarge(error) => Self::Failed(error),
+            reason => Self::Rejected(reason),
+        }
     }
 }
 

@@ -11,7 +11,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use prometheus::IntGauge;
-use tokio::task::spawn_blocking;
 use tracing::info;
 
 use super::{
@@ -19,16 +18,17 @@ use super::{
     body::RequestBody,
     error::{ApiError, Refusal},
     request_id::X_REQUEST_ID,
-    wire::{self, Reason, Request, Route, Served},
+    wire::{self, Reason, Rejection, Request, Route, Served},
 };
 use crate::{
-    config::HttpSettings,
     error::Error,
-    rerank::{Job, Ranking, Reranker},
+    memory::Lease,
+    rerank::{Job, Limits, Ranking, Reranker},
 };
 
-/// Bodies up to this size are parsed where they are; longer ones would hold up the others on an async thread.
-const PARSE_INLINE: usize = 64 * 1024;
+/// Requests with bodies up to this size are parsed and answered where they are; larger ones would
+/// hold up the others on an async thread.
+const SMALL: usize = 64 * 1024;
 
 /// Answers a request to a path, and counts it.
 pub(super) async fn handle(
@@ -77,102 +77,152 @@ async fn answer(
     body: Body,
 ) -> Result<(&'static str, Response), Refusal> {
     let started = Instant::now();
-    let RequestBody(body) = body.map_err(|error| error.to(route.family()))?;
-    let request = match parse(route, headers, body).await {
-        Ok(request) => request,
-        Err(refusal) => return Err(after_readiness(app, refusal)),
-    };
+    let due = started + app.limits.deadline;
+    let RequestBody { bytes, mut lease } = body.map_err(|error| error.to(route.family()))?;
+    let is_small = bytes.len() <= SMALL;
+    let Parsed {
+        request,
+        job,
+        characters,
+    } = parse(app, route, headers, bytes, due).await?;
     let (family, format) = (request.family(), request.format());
-    let refuse = |error: ApiError| error.to(family);
-    let reranker = app.ready().map_err(refuse)?;
-    let job = request.job();
-    check(&job, &app.settings).map_err(|error| refuse(error.into()))?;
-    let characters = characters(&job);
+    let refuse = |error: Error| ApiError::from(error).to(family);
+    let reranker = app.ready().map_err(|error| error.to(family))?;
     let parsed = started.elapsed();
-    let ranking = reranker
-        .rerank(job)
-        .await
-        .map_err(|error| refuse(error.into()))?;
-    let id = headers.get(X_REQUEST_ID).map(HeaderValue::to_str);
-    let answer = request.answer(&Served {
-        ranking: &ranking,
-        model: &reranker.info().id,
-        id: id.and_then(Result::ok).unwrap_or_default(),
-        elapsed: started.elapsed(),
-    });
-    let answer = answer.map_err(|e| refuse(Error::Inference(e.to_string()).into()))?;
+    let ranking = reranker.rerank(job, due, &mut lease).await;
+    let ranking = ranking.map_err(refuse)?;
     app.observe(&ranking, parsed, started.elapsed(), format);
-    log(reranker, &ranking, request.returned(&ranking), started);
+    let returned = request.returned(&ranking);
+    let id = headers.get(X_REQUEST_ID).map(HeaderValue::to_str);
+    let write = Write {
+        id: id.and_then(Result::ok).unwrap_or_default().to_owned(),
+        model: reranker.info().id.clone(),
+        request,
+        ranking,
+        started,
+    };
+    let (ranking, answer) = if is_small {
+        write.run()
+    } else {
+        let written = app.text.run(lease.bytes(), due, |_| write.run()).await;
+        written.map_err(refuse)?
+    };
+    let answer = answer.map_err(|e| refuse(Error::Inference(e.to_string())))?;
+    log(reranker, &ranking, returned, started);
     let device = reranker.info().device;
     let timing = timing_headers(device, &ranking, characters, started.elapsed());
     let json = (
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
+    let answer = Bytes::from_owner(Leased::new(answer, lease));
     Ok((format, ([json], timing, answer).into_response()))
 }
 
-async fn parse(route: Route, headers: &HeaderMap, body: Bytes) -> Result<Request, Refusal> {
+/// A request that is in order, and what is to be done.
+struct Parsed {
+    request: Request,
+    job: Job,
+    characters: usize,
+}
+
+/// Reads a body on the threads for text, or here if it is small.
+async fn parse(
+    app: &App,
+    route: Route,
+    headers: &HeaderMap,
+    body: Bytes,
+    due: Instant,
+) -> Result<Parsed, Refusal> {
     let content_type = headers.get(header::CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
-    let parsed = if body.len() <= PARSE_INLINE {
-        wire::parse(route, content_type, &body)
+    let content_type = content_type.map(str::to_owned);
+    let (length, limits) = (body.len(), app.limits);
+    let parse = move || parse_within(route, content_type.as_deref(), &body, &limits);
+    let parsed = if length <= SMALL {
+        parse()
     } else {
-        let content_type = content_type.map(str::to_owned);
-        spawn_blocking(move || wire::parse(route, content_type.as_deref(), &body))
-            .await
-            .map_err(|e| {
-                let error = Error::Inference(format!("parsing panicked: {e}"));
-                ApiError::Failed(error).to(route.family())
-            })?
+        let parsed = app.text.run(length, due, move |_| parse()).await;
+        parsed.map_err(|error| ApiError::from(error).to(route.family()))?
     };
-    parsed.map_err(|rejection| ApiError::Rejected(rejection.reason).to(rejection.family))
+    parsed.map_err(|Rejection { family, reason }| {
+        let refusal = ApiError::from(reason).to(family);
+        after_readiness(app, refusal)
+    })
+}
+
+fn parse_within(
+    route: Route,
+    content_type: Option<&str>,
+    body: &[u8],
+    limits: &Limits,
+) -> Result<Parsed, Rejection> {
+    let request = wire::parse(route, content_type, body, limits.documents)?;
+    let job = request.job();
+    limits.check(&job).map_err(|error| Rejection {
+        family: request.family(),
+        reason: Reason::TooLarge(error),
+    })?;
+    Ok(Parsed {
+        characters: characters(&job),
+        request,
+        job,
+    })
+}
+
+/// An answer that is to be written.
+struct Write {
+    request: Request,
+    ranking: Ranking,
+    model: String,
+    id: String,
+    started: Instant,
+}
+
+impl Write {
+    fn run(self) -> (Ranking, serde_json::Result<Vec<u8>>) {
+        let answer = self.request.answer(&Served {
+            ranking: &self.ranking,
+            model: &self.model,
+            id: &self.id,
+            elapsed: self.started.elapsed(),
+        });
+        (self.ranking, answer)
+    }
+}
+
+/// Bytes of an answer, and the memory that is held until they have been sent.
+struct Leased {
+    bytes: Vec<u8>,
+    _lease: Lease,
+}
+
+impl Leased {
+    fn new(bytes: Vec<u8>, mut lease: Lease) -> Self {
+        lease.shrink_to(bytes.len());
+        Self {
+            bytes,
+            _lease: lease,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Leased {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// The order of the old service: a malformed body, then a model that is loading, then an empty request.
 fn after_readiness(app: &App, refusal: Refusal) -> Refusal {
     let is_malformed = matches!(
         refusal.error,
-        ApiError::Rejected(Reason::Invalid(_) | Reason::Undecodable)
+        ApiError::Rejected(Reason::Invalid(_) | Reason::Undecodable { .. })
     );
     match app.ready() {
         Err(not_ready) if !is_malformed => not_ready.to(refusal.family),
         _ => refusal,
     }
-}
-
-/// Refuses more than the server takes in one request.
-fn check(job: &Job, limits: &HttpSettings) -> Result<(), Error> {
-    let (actual, limit) = (job.documents.len(), limits.max_documents);
-    if actual > limit {
-        return Err(Error::TooManyDocuments { actual, limit });
-    }
-    let limit = limits.max_query_chars;
-    if let Some((index, chars)) = first_longer(&job.queries, limit) {
-        return Err(Error::QueryTooLong {
-            index,
-            chars,
-            limit,
-        });
-    }
-    let limit = limits.max_document_chars;
-    if let Some((index, chars)) = first_longer(&job.documents, limit) {
-        return Err(Error::DocumentTooLong {
-            index,
-            chars,
-            limit,
-        });
-    }
-    Ok(())
-}
-
-/// The first text with more characters than the limit, and how many. Bytes are counted first: that costs nothing.
-fn first_longer(texts: &[String], limit: usize) -> Option<(usize, usize)> {
-    let texts = texts.iter().enumerate();
-    texts
-        .filter(|(_, text)| text.len() > limit)
-        .map(|(index, text)| (index, text.chars().count()))
-        .find(|&(_, chars)| chars > limit)
 }
 
 fn characters(job: &Job) -> usize {

@@ -5,16 +5,17 @@
 //!
 //! | rule | body | format |
 //! |---|---|---|
-//! | 1 | `texts` beside `documents` | refused |
-//! | 2 | `texts` | [`tei`] |
+//! | 1 | `texts` and no `documents`, or an empty list of them | [`tei`] |
+//! | 2 | `texts` beside `documents` | as without `texts`, which then counts as a key of [`results`] |
 //! | 3 | the first of `documents` is an object with the seven fields of the old service | [`ragfab`] |
 //! | 4 | a key at the top level that only [`results`] has | [`results`] |
 //! | 5 | the first of `documents` is an object without `text` whose `content`, if any, is not a list of parts; or there is none | [`ragfab`] |
-//! | 6 | the first of `documents` is any other object or a string; `documents` is one of those itself | [`results`] |
+//! | 6 | the first of `documents` is any other object, a string or a null; `documents` is one of those itself | [`results`] |
 //! | 7 | anything else | refused in words that clients of all formats find |
 
 mod integer;
 mod json;
+mod object;
 mod passage;
 mod python_json;
 pub(crate) mod ragfab;
@@ -32,12 +33,13 @@ use serde_json::{Value, value::RawValue};
 use utoipa::ToSchema;
 
 use self::{
-    json::{Members, first, is_empty_list, members},
+    json::{Members, begins_with_null, first, is_empty_list, members},
     results::Echo,
-    violation::{Problem, Violations},
+    violation::Violations,
 };
 pub(crate) use self::{score::Response as ScoreResponse, violation::Violation};
 use crate::{
+    error::Error,
     rerank::{Job, Ranking, Score},
     tokenizer::strip,
 };
@@ -122,7 +124,12 @@ pub(crate) enum Reason {
     /// 422: the body is malformed or of the wrong shape (`RequestValidationError` of `FastAPI`).
     Invalid(Vec<Violation>),
     /// 400: the body is not text that could be parsed at all (raised by `FastAPI` itself).
-    Undecodable,
+    Undecodable {
+        /// Bytes before the first that is not UTF-8.
+        valid_up_to: usize,
+    },
+    /// 413: more than the server takes in one request.
+    TooLarge(Error),
     /// 400: the query is empty or blank. Checked before the list of documents.
     BlankQuery,
     /// 400: there are no documents.
@@ -136,7 +143,8 @@ impl Reason {
     pub(crate) fn status(&self) -> u16 {
         match self {
             Self::Invalid(_) => 422,
-            Self::Undecodable | Self::BlankQuery | Self::NoDocuments | Self::NoTexts => 400,
+            Self::TooLarge(_) => 413,
+            Self::Undecodable { .. } | Self::BlankQuery | Self::NoDocuments | Self::NoTexts => 400,
         }
     }
 
@@ -144,6 +152,7 @@ impl Reason {
     pub(crate) fn detail(&self) -> Value {
         match self {
             Self::Invalid(violations) => violations.iter().map(Violation::to_json).collect(),
+            Self::Undecodable { .. } => UNDECODABLE.into(),
             _ => self.sentence().into(),
         }
     }
@@ -152,13 +161,19 @@ impl Reason {
     pub(crate) fn sentence(&self) -> String {
         match self {
             Self::Invalid(violations) => sentences(violations),
-            Self::Undecodable => "There was an error parsing the body".to_owned(),
+            Self::Undecodable { valid_up_to } => {
+                format!("{UNDECODABLE}: it is not UTF-8 at byte {valid_up_to}; send JSON in UTF-8")
+            }
+            Self::TooLarge(error) => error.to_string(),
             Self::BlankQuery => "La query ne peut pas être vide".to_owned(),
             Self::NoDocuments => "La liste de documents ne peut pas être vide".to_owned(),
             Self::NoTexts => "`texts` cannot be empty".to_owned(),
         }
     }
 }
+
+/// The words of `FastAPI` for a body that is not text.
+const UNDECODABLE: &str = "There was an error parsing the body";
 
 /// The first few violations; the list has them all.
 fn sentences(violations: &[Violation]) -> String {
@@ -174,17 +189,19 @@ fn sentences(violations: &[Violation]) -> String {
     }
 }
 
-/// Reads the body of a request to a path, given its `Content-Type` if there is one.
+/// Reads the body of a request to a path, given its `Content-Type` if there is one; of a request
+/// with more than `max_documents` documents no more are kept in memory.
 pub(crate) fn parse(
     route: Route,
     content_type: Option<&str>,
     body: &[u8],
+    max_documents: usize,
 ) -> Result<Request, Rejection> {
     let mut family = route.family();
     let request = syntax::read(content_type, body).and_then(|(raw, members)| {
-        let format = detect(route, &members).map_err(|problem| refuse(problem, raw))?;
+        let format = detect(route, &members);
         family = format.family();
-        format.parse(raw, &members)
+        format.parse(raw, &members, Violations::new(max_documents))
     });
     request.map_err(|reason| Rejection { family, reason })
 }
@@ -210,45 +227,45 @@ impl Format {
         }
     }
 
-    fn parse(self, raw: &RawValue, members: &Members<'_>) -> Result<Request, Reason> {
+    fn parse(
+        self,
+        raw: &RawValue,
+        members: &Members<'_>,
+        found: Violations,
+    ) -> Result<Request, Reason> {
         match self {
-            Self::Ragfab | Self::None => ragfab::parse(raw, members).map(Request::Ragfab),
-            Self::Tei => tei::parse(raw, members).map(Request::Tei),
+            Self::Ragfab | Self::None => ragfab::parse(raw, members, found).map(Request::Ragfab),
+            Self::Tei => tei::parse(raw, members, found).map(Request::Tei),
             Self::Results(echo) => {
-                let request = results::parse(raw, members)?;
+                let request = results::parse(raw, members, found)?;
                 Ok(Request::Results(request, echo))
             }
-            Self::Score => score::parse(raw, members).map(Request::Score),
+            Self::Score => score::parse(raw, members, found).map(Request::Score),
         }
     }
 }
 
 /// The rules at the top of this file.
-fn detect(route: Route, body: &Members<'_>) -> Result<Format, Problem> {
+fn detect(route: Route, body: &Members<'_>) -> Format {
     let echo = match route {
-        Route::Tei => return Ok(Format::Tei),
-        Route::Score => return Ok(Format::Score),
+        Route::Tei => return Format::Tei,
+        Route::Score => return Format::Score,
         Route::Infinity => Echo::Text,
         Route::Any | Route::Results => Echo::Object,
     };
     let documents = body.some("documents");
-    if body.some("texts").is_some() {
-        return match documents {
-            Some(_) => Err(Problem::TwoFormats),
-            None => Ok(Format::Tei),
-        };
+    let texts = body.some("texts");
+    if texts.is_some() && documents.is_none_or(is_empty_list) {
+        return Format::Tei;
     }
     if route != Route::Any {
-        return Ok(Format::Results(echo));
+        return Format::Results(echo);
     }
     let Some(documents) = documents else {
-        return Ok(Format::None);
+        return Format::None;
     };
-    Ok(detect_documents(
-        documents,
-        results::has_own_key(body),
-        echo,
-    ))
+    let has_results_key = texts.is_some() || results::has_own_key(body);
+    detect_documents(documents, has_results_key, echo)
 }
 
 /// Rules 3 to 7, which look at the first document.
@@ -260,6 +277,9 @@ fn detect_documents(documents: &RawValue, has_results_key: bool, echo: Echo) -> 
         } else {
             Format::Ragfab
         };
+    }
+    if begins_with_null(documents) {
+        return results;
     }
     // Of a list the first item tells; vLLM takes a document without one.
     match first(documents).unwrap_or(documents).get().as_bytes()[0] {
@@ -278,15 +298,6 @@ fn is_content_only(document: &Members<'_>) -> bool {
     let content = document.get("content");
     let has_parts = content.is_some_and(|content| content.get().starts_with('['));
     document.get("text").is_none() && !has_parts
-}
-
-fn refuse(problem: Problem, raw: &RawValue) -> Reason {
-    let mut found = Violations::default();
-    found.keep::<()>(raw, &[], Err(problem));
-    match found.settle::<()>(None) {
-        Err(violations) => Reason::Invalid(violations),
-        Ok(()) => unreachable!("a value was not given"),
-    }
 }
 
 impl Request {

@@ -10,6 +10,10 @@ use super::*;
 /// Nothing here takes this long; what does has failed.
 const LONG: Duration = Duration::from_secs(30);
 
+fn due() -> Instant {
+    Instant::now() + LONG
+}
+
 /// A model the test drives: each batch is announced, then waits until the test says what becomes of it.
 struct Scripted {
     seen: Sender<Vec<Vec<u32>>>,
@@ -77,7 +81,9 @@ fn bench(batch_tokens: usize, queue_pairs: usize) -> Bench {
         batch_wait: Duration::ZERO,
     };
     Bench {
-        scheduler: Arc::new(Scheduler::new(vec![model], settings, Arc::default()).unwrap()),
+        scheduler: Arc::new(
+            Scheduler::new(vec![model], settings, Pace::new(1), Arc::default()).unwrap(),
+        ),
         seen,
         outcomes,
     }
@@ -86,7 +92,7 @@ fn bench(batch_tokens: usize, queue_pairs: usize) -> Bench {
 impl Bench {
     fn submit(&self, pairs: Vec<Encoding>) -> tokio::task::JoinHandle<Result<Scored>> {
         let scheduler = Arc::clone(&self.scheduler);
-        tokio::spawn(async move { scheduler.score(pairs).await })
+        tokio::spawn(async move { scheduler.score(pairs, due()).await })
     }
 
     async fn queued(&self, pairs: usize) {
@@ -142,18 +148,19 @@ async fn a_batch_starts_at_once_and_latecomers_share_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_batch_is_packed_while_one_runs() {
+async fn a_small_request_is_in_the_next_batch() {
     let bench = bench(4, 100);
-    let first = bench.submit(vec![vec![1]]);
-    bench.next_batch();
-    let second = bench.submit(vec![vec![1, 1, 1, 1]; 3]);
-    // One of the three full batches leaves the queue although the model is busy; the others wait.
+    let large = bench.submit(vec![vec![1, 1, 1, 1]; 3]);
+    assert_eq!(bench.next_batch(), [vec![1; 4]]);
     bench.queued(2).await;
+    let small = bench.submit(vec![vec![2]]);
+    bench.queued(3).await;
     for _ in 0..4 {
         bench.let_it(Outcome::Sum);
     }
-    assert_eq!(logits(first.await), [1.0]);
-    assert_eq!(logits(second.await), [4.0; 3]);
+    assert_eq!(bench.next_batch(), [vec![2]]);
+    assert_eq!(logits(small.await), [2.0]);
+    assert_eq!(logits(large.await), [4.0; 3]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -219,16 +226,19 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
     let running = bench.submit(vec![vec![1]]);
     bench.next_batch();
     let waiting = bench.submit(vec![vec![2]; 3]);
-    // One of the three is packed beside the running one.
-    bench.queued(2).await;
-    let error = bench.scheduler.score(vec![vec![3]; 2]).await.unwrap_err();
+    bench.queued(3).await;
+    let error = bench
+        .scheduler
+        .score(vec![vec![3]; 2], due())
+        .await
+        .unwrap_err();
     assert_eq!(
         error,
         Error::Overloaded {
-            queued: 2,
+            queued: 3,
             refused: 2,
             limit: 3,
-            retry_after: Duration::from_secs(2)
+            retry_after: Duration::from_secs(1)
         }
     );
     for _ in 0..4 {
@@ -243,17 +253,17 @@ async fn closing_answers_those_inside_and_refuses_the_rest() {
     let bench = bench(2, 100);
     let inside = bench.submit(vec![vec![1, 1]; 3]);
     bench.next_batch();
-    bench.queued(1).await;
+    bench.queued(2).await;
     bench.scheduler.close();
     assert_eq!(
-        bench.scheduler.score(vec![vec![1]]).await,
+        bench.scheduler.score(vec![vec![1]], due()).await,
         Err(Error::ShuttingDown)
     );
     for _ in 0..3 {
         bench.let_it(Outcome::Sum);
     }
     assert_eq!(logits(inside.await), [2.0; 3]);
-    // Both threads end: the model goes with the second one, and its end of the channel.
+    // The thread ends, and with it the model and its end of the channel.
     assert!(bench.seen.iter().count() <= 2);
 }
 
@@ -270,11 +280,12 @@ async fn waiting_for_company_is_possible_when_asked_for() {
         limits,
         batch_wait: Duration::from_hours(1),
     };
-    let scheduler = Arc::new(Scheduler::new(vec![model], settings, Arc::default()).unwrap());
+    let scheduler =
+        Arc::new(Scheduler::new(vec![model], settings, Pace::new(1), Arc::default()).unwrap());
     let answers: VecDeque<_> = (1..=3)
         .map(|n| {
             let scheduler = Arc::clone(&scheduler);
-            tokio::spawn(async move { scheduler.score(vec![vec![n]]).await })
+            tokio::spawn(async move { scheduler.score(vec![vec![n]], due()).await })
         })
         .collect();
     assert_eq!(seen.recv().unwrap().len(), 3);
@@ -296,7 +307,8 @@ fn pair_of_workers(batch_tokens: usize) -> (Arc<Scheduler>, [Script; 2]) {
         limits,
         batch_wait: Duration::ZERO,
     };
-    let scheduler = Scheduler::new(vec![first, second], settings, Arc::default()).unwrap();
+    let scheduler =
+        Scheduler::new(vec![first, second], settings, Pace::new(1), Arc::default()).unwrap();
     (Arc::new(scheduler), [a, b])
 }
 
@@ -305,13 +317,13 @@ async fn workers_share_the_queue_and_none_idles_while_another_hoards() {
     let (scheduler, workers) = pair_of_workers(4);
     let answer = tokio::spawn({
         let scheduler = Arc::clone(&scheduler);
-        async move { scheduler.score(vec![vec![1; 4]; 6]).await }
+        async move { scheduler.score(vec![vec![1; 4]; 6], due()).await }
     });
-    // Two batches run, two are packed beside them, two wait.
+    // Two batches run, four wait.
     for (seen, _) in &workers {
         assert_eq!(seen.recv_timeout(LONG).unwrap(), [vec![1; 4]]);
     }
-    queued(&scheduler, 2).await;
+    queued(&scheduler, 4).await;
     for (_, outcomes) in &workers {
         for _ in 0..6 {
             let _ = outcomes.send(Outcome::Sum);
@@ -325,7 +337,7 @@ async fn a_batch_that_fails_on_one_worker_leaves_the_other_alone() {
     let (scheduler, workers) = pair_of_workers(1);
     let submit = || {
         let scheduler = Arc::clone(&scheduler);
-        tokio::spawn(async move { scheduler.score(vec![vec![1]]).await })
+        tokio::spawn(async move { scheduler.score(vec![vec![1]], due()).await })
     };
     let (one, other) = (submit(), submit());
     for (seen, _) in &workers {

@@ -1,6 +1,11 @@
 //! Many clients at once, clients that leave, and the end of the process.
 
-use std::{net::TcpListener, sync::Barrier, thread, time::Duration};
+use std::{
+    net::TcpListener,
+    sync::Barrier,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -128,12 +133,66 @@ fn a_client_that_hangs_up_frees_its_place() {
 
 #[test]
 fn past_the_deadline_the_answer_is_504_and_the_queue_is_free() {
-    let server = Server::start(&[("RERANKER_DEADLINE_MS", "300")]);
-    let answer = server.post("/rerank", &large_request());
+    // The model waits for company that does not come.
+    let server = Server::start(&[
+        ("RERANKER_DEADLINE_MS", "300"),
+        ("RERANKER_BATCH_WAIT_MS", "60000"),
+    ]);
+    let answer = server.post("/rerank", r#"{"query":"a","documents":[{"content":"b"}]}"#);
     assert_eq!(answer.status, 504, "{answer:?}");
     assert!(answer.json()["detail"].as_str().unwrap().contains("300 ms"));
     while queued(&server) > 0 {
         thread::yield_now();
+    }
+}
+
+#[test]
+fn what_takes_longer_than_its_deadline_even_alone_is_refused_at_once() {
+    let server = Server::start(&[("RERANKER_DEADLINE_MS", "300")]);
+    let answer = server.post("/rerank", &large_request());
+    assert_eq!(answer.status, 413, "{answer:?}");
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    assert!(
+        detail.contains("alone") && detail.contains("RERANKER_DEADLINE_MS"),
+        "{detail}"
+    );
+    assert_eq!(queued(&server), 0);
+}
+
+#[test]
+fn overload_is_answered_at_once_and_costs_no_answers() {
+    const DEADLINE: Duration = Duration::from_secs(5);
+    let server = Server::start(&[("RERANKER_DEADLINE_MS", "5000")]);
+    let documents: Vec<Value> = (0..40)
+        .map(|i| {
+            json!(format!(
+                "{i} un serveur web rapide et léger pour les fichiers statiques"
+            ))
+        })
+        .collect();
+    let body = json!({"query": "serveur web", "documents": documents}).to_string();
+    let began = Instant::now();
+    let answers: Vec<(u16, Option<u64>, Duration)> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..400)
+            .map(|_| {
+                scope.spawn(|| {
+                    let answer = server.post("/v1/rerank", &body);
+                    let retry_after = answer.header("retry-after").map(|s| s.parse().unwrap());
+                    (answer.status, retry_after, began.elapsed())
+                })
+            })
+            .collect();
+        clients.into_iter().map(|c| c.join().unwrap()).collect()
+    });
+    let answered = answers.iter().filter(|answer| answer.0 == 200).count();
+    assert!(answered > 0, "{answers:?}");
+    for (status, retry_after, after) in answers {
+        match status {
+            200 => assert!(after < 2 * DEADLINE),
+            429 => assert!(retry_after.is_some_and(|seconds| seconds > 0)),
+            // A machine that is busy with other tests may stall.
+            _ => assert_eq!(status, 504),
+        }
     }
 }
 

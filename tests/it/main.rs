@@ -10,6 +10,7 @@ mod gpu;
 mod guards;
 mod hub;
 mod load;
+mod memory;
 mod metrics;
 mod parity;
 mod support;

@@ -49,30 +49,35 @@ impl Answer {
 /// The program with a clean environment: what the machine has set must not leak into a test.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_reranker"));
+    clean(&mut command);
+    command
+}
+
+/// The program in a shell that has run a command such as `ulimit`.
+pub(crate) fn program_under(shell: &str) -> Command {
+    let mut command = Command::new("/bin/bash");
+    clean(&mut command)
+        .args(["-c", &format!("{shell}; exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_reranker"));
+    command
+}
+
+fn clean(command: &mut Command) -> &mut Command {
     command
         .env_clear()
         .env("HOME", "/nonexistent")
-        .env("RERANKER_MODEL", "demo");
-    command
-}
-
-/// The program under the shell's limits on a process, as `-n 64`.
-pub(crate) fn program_within(limit: &str) -> Command {
-    let plain = program();
-    let mut command = Command::new("sh");
-    command
-        .env_clear()
-        .envs(
-            plain
-                .get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
-        .args(["-c", &format!("ulimit {limit}; exec \"$0\" \"$@\"")])
-        .arg(plain.get_program());
-    command
+        .env("RERANKER_MODEL", "demo")
 }
 
 impl Server {
+    /// Starts with the demo model in a shell that has run a command such as `ulimit`, and waits until
+    /// it is ready.
+    pub(crate) fn start_under(shell: &str, options: &[(&str, &str)]) -> Self {
+        let server = Self::spawn(program_under(shell), options);
+        server.wait_for_log("ready");
+        server
+    }
+
     /// Starts with the demo model and waits until it is ready.
     pub(crate) fn start(options: &[(&str, &str)]) -> Self {
         let server = Self::start_loading(options);
@@ -82,18 +87,11 @@ impl Server {
 
     /// Starts and waits only until the port is open.
     pub(crate) fn start_loading(options: &[(&str, &str)]) -> Self {
-        Self::launch(program(), options)
+        Self::spawn(Command::new(env!("CARGO_BIN_EXE_reranker")), options)
     }
 
-    /// Starts with the shell's limits on a process, as `-n 64`, and waits until it is ready.
-    pub(crate) fn start_within(limit: &str, options: &[(&str, &str)]) -> Self {
-        let server = Self::launch(program_within(limit), options);
-        server.wait_for_log("ready");
-        server
-    }
-
-    fn launch(mut program: Command, options: &[(&str, &str)]) -> Self {
-        let mut process = program
+    fn spawn(mut command: Command, options: &[(&str, &str)]) -> Self {
+        let mut process = clean(&mut command)
             .envs([("RERANKER_HOST", "127.0.0.1"), ("RERANKER_PORT", "0")])
             .envs(options.iter().copied())
             .arg("serve")
@@ -145,8 +143,17 @@ impl Server {
 
     /// The most memory it has had at once so far.
     pub(crate) fn peak_memory_bytes(&self) -> u64 {
+        self.memory_bytes("VmHWM:")
+    }
+
+    /// The memory it has now.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.memory_bytes("VmRSS:")
+    }
+
+    fn memory_bytes(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
         kibibytes.unwrap().parse::<u64>().unwrap() * 1024
     }

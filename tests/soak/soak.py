@@ -1,11 +1,15 @@
-"""soak.py ADDRESS PID REQUESTS: requests of every kind to a running server; see `run`.
+"""soak.py ADDRESS PID SECONDS: requests of every kind to a running server; see `run`.
 
 Bodies are valid ones of all formats, the same with a value replaced, a key dropped or bytes changed, JSON that has
-nothing to do with us, and noise. Everything comes from a seed, so that a failure can be had again.
+nothing to do with us, and noise. Beside these there are clients that send the largest bodies, plain and packed, that
+send a byte now and then, that break off in the middle, and that leave without waiting for the answer. Everything comes
+from a seed, so that a failure can be had again.
 """
+import gzip
 import http.client
 import json
 import random
+import socket
 import sys
 import threading
 import time
@@ -15,12 +19,13 @@ from urllib.parse import urlsplit
 
 ANY, RESULTS = ["/rerank"], ["/v1/rerank", "/v2/rerank", "/v1/v1/rerank", "/reranking", "/v1/reranking", "/infinity/rerank"]
 TEI, SCORE, NONE = ["/", "/invocations"], ["/score", "/v1/score"], ["/rerank/", "/nothing"]
+HEAD = "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{more}Content-Length: {length}\r\n\r\n"
 PATHS = ANY + RESULTS + TEI + SCORE + NONE
 TYPES = ["application/json"] * 12 + ["application/json; charset=utf-8", "text/plain", "", None]
 WORDS = ["serveur", "lent", "erreur", "6102", "password", "mot de passe", "Ünïcödé", "大熊猫", "👩‍👧", "<s>", "</s>", "\u0000",
          "\u200b", "▁", "e\u0301", "", " ", "\n\n", "1e400", "x" * 40]
-THREADS = 8
 CLIENT_TIMEOUT = 60
+LARGEST = 33_554_432
 
 
 def text(rng):
@@ -100,50 +105,142 @@ def one(connection, rng):
     return answer.status
 
 
-def client(address, seed, count, statuses, failures):
-    rng = random.Random(seed)
-    connection = http.client.HTTPConnection(address, timeout=CLIENT_TIMEOUT)
-    for _ in range(count):
+class Soak:
+    """Clients of several kinds until a time, and what they saw."""
+
+    def __init__(self, address, until):
+        self.address, self.until = address, until
+        self.statuses, self.failures, self.lock = Counter(), [], threading.Lock()
+
+    def goes_on(self):
+        return time.time() < self.until and not self.failures
+
+    def saw(self, kind, status):
+        with self.lock:
+            self.statuses[kind, status] += 1
+
+    def connect(self):
+        host, port = self.address.split(":")
+        return socket.create_connection((host, int(port)), timeout=CLIENT_TIMEOUT)
+
+    def run(self, kind, seed):
+        """One client; whatever goes wrong is what we are looking for."""
+        rng = random.Random(seed)
         try:
-            statuses[one(connection, rng)] += 1
-        except Exception as error:  # whatever it is, it is what we are looking for
-            failures.append(f"seed {seed}: {error!r}")
-            return
-        if rng.random() < 0.002:
-            connection.close()  # and come back
-    connection.close()
+            getattr(self, kind)(rng)
+        except Exception as error:
+            self.failures.append(f"{kind}, seed {seed}: {error!r}")
+
+    def ordinary(self, rng):
+        """Requests in order and not, one after the other on a connection that is closed now and then."""
+        connection = http.client.HTTPConnection(self.address, timeout=CLIENT_TIMEOUT)
+        while self.goes_on():
+            self.saw("ordinary", one(connection, rng))
+            if rng.random() < 0.002:
+                connection.close()  # and come back
+        connection.close()
+
+    def huge(self, rng):
+        """Bodies of the largest size, of long texts or many empty ones, plain or packed."""
+        plain = json.dumps({"query": "a", "documents": ["a " * 490_000] * 30}).encode()
+        empty = b'{"query":"a","documents":[' + b'"",' * 8_000_000 + b'""]}'
+        bodies = [(plain, ""), (empty, ""), *((gzip.compress(b, 1), "Content-Encoding: gzip\r\n") for b in (plain, empty))]
+        while self.goes_on():
+            content, more = rng.choice(bodies)
+            status = self.send(content, more)
+            if status not in (200, 413, 429):
+                raise AssertionError(f"{status} for a body of {len(content)} bytes {more}")
+            self.saw("huge", status)
+            time.sleep(rng.uniform(0, 1))
+
+    def send(self, content, more=""):
+        """The status of an answer that may come before the body was sent."""
+        with self.connect() as connection:
+            head = HEAD.format(path="/v1/rerank", more="Connection: close\r\n" + more, length=len(content))
+            try:
+                connection.sendall(head.encode() + content)
+            except OSError:
+                pass  # refused meanwhile; the answer is there
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            answer.read()
+            return answer.status
+
+    def slow(self, rng):
+        """A byte now and then, of the head or of the body, and then nothing more."""
+        while self.goes_on():
+            content = HEAD.format(path="/rerank", more="", length=1000).encode() + b"{" * 900
+            with self.connect() as connection:
+                at = rng.randrange(len(content))
+                connection.sendall(content[:at])
+                for byte in content[at:at + 20]:
+                    time.sleep(0.05)
+                    connection.sendall(bytes([byte]))
+            self.saw("slow", "left")
+
+    def cut_off(self, rng):
+        """A body that breaks off, a reset in the middle of it, packed bytes that are none."""
+        while self.goes_on():
+            content = json.dumps(request(rng)[1]).encode()
+            more = rng.choice(["", "Content-Encoding: gzip\r\n"])
+            with self.connect() as connection:
+                head = HEAD.format(path="/rerank", more=more, length=len(content) + 10)
+                connection.sendall(head.encode() + content[:rng.randrange(len(content))])
+                if rng.random() < 0.5:
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            self.saw("cut off", "left")
+            time.sleep(0.01)
+
+    def cancelled(self, rng):
+        """A whole request, and nobody who waits for its answer."""
+        while self.goes_on():
+            documents = [" ".join(rng.choices(WORDS, k=100)) for _ in range(rng.choice([1, 20, 200]))]
+            content = json.dumps({"query": "a", "documents": documents}).encode()
+            with self.connect() as connection:
+                connection.sendall(HEAD.format(path="/v1/rerank", more="", length=len(content)).encode() + content)
+                time.sleep(rng.choice([0, 0.01, 0.2]))
+            self.saw("cancelled", "left")
+            time.sleep(0.1)
 
 
-def resident(pid):
-    """Resident memory in bytes."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+KINDS = ["ordinary"] * 6 + ["huge"] * 2 + ["slow"] * 4 + ["cut_off"] * 2 + ["cancelled"] * 2
 
 
-def burst(address, first_seed, count):
-    statuses, failures = [Counter() for _ in range(THREADS)], []
-    threads = [threading.Thread(target=client, args=(address, first_seed + n, count // THREADS, statuses[n], failures))
-               for n in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        sys.exit("\n".join(failures))
-    return sum(statuses, Counter())
+def usage(pid):
+    """Resident memory in bytes, threads, and open descriptors."""
+    process = Path(f"/proc/{pid}")
+    resident = int((process / "statm").read_text().split()[1]) * 4096
+    return resident, len(list((process / "task").iterdir())), len(list((process / "fd").iterdir()))
+
+
+def at_rest(pid):
+    """What is used when nobody asks; freed memory goes back within seconds."""
+    time.sleep(5)
+    return usage(pid)
 
 
 def main():
-    address, pid, count = urlsplit(sys.argv[1]).netloc, int(sys.argv[2]), int(sys.argv[3])
-    started, total, memory = time.time(), Counter(), []
-    for tenth in range(10):
-        total += burst(address, 1000 * (tenth + 1), count // 10)
-        memory.append(resident(pid))
-    megabytes = [round(bytes_ / 1e6, 1) for bytes_ in memory]
-    print(f"{total.total()} requests in {time.time() - started:.0f} s; statuses {dict(sorted(total.items()))}")
-    print(f"resident memory after each tenth, MB: {megabytes}")
-    # The word memory and the allocator's pools fill up first; from the middle on nothing may.
-    if memory[-1] > memory[4] * 1.10:
-        sys.exit(f"memory grew from {megabytes[4]} MB to {megabytes[-1]} MB in the second half")
+    address, pid, seconds = urlsplit(sys.argv[1]).netloc, int(sys.argv[2]), float(sys.argv[3])
+    total, used = Counter(), []
+    for part in range(4):
+        soak = Soak(address, time.time() + seconds / 4)
+        threads = [threading.Thread(target=soak.run, args=(kind, 100 * part + n)) for n, kind in enumerate(KINDS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if soak.failures:
+            sys.exit("\n".join(soak.failures))
+        total += soak.statuses
+        used.append(at_rest(pid))
+    for (kind, status), count in sorted(total.items(), key=str):
+        print(f"{kind}: {status}: {count}")
+    print("at rest after each quarter (MB, threads, descriptors):",
+          [(round(memory / 1e6, 1), threads, files) for memory, threads, files in used])
+    # The word memory and the allocator's pools fill up first; after the first quarter nothing may.
+    for name, first, last, slack in zip(("memory", "threads", "descriptors"), used[0], used[-1], (40e6, 4, 4)):
+        if last > first * 1.10 + slack:
+            sys.exit(f"{name} grew from {first} to {last}")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,18 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::violation::{Problem, Step, Violations};
+use crate::error::Error;
+
+/// The most fields that an object may have. A field of a few bytes takes a hundred while it is
+/// read, so a body of millions of them would take more memory than is set aside for it.
+const MAX_MEMBERS: usize = 10_000;
+
+/// The most items of a list that has no limit of its own.
+const MAX_ITEMS: usize = 10_000;
 
 /// A string, decoded.
 pub(super) fn text(raw: &RawValue) -> Result<String, Problem> {
@@ -22,12 +30,60 @@ pub(super) fn text(raw: &RawValue) -> Result<String, Problem> {
 
 /// A list, its items still raw.
 pub(super) fn list(raw: &RawValue) -> Result<Vec<&RawValue>, Problem> {
-    serde_json::from_str(raw.get()).map_err(|_| Problem::NotAList)
+    let items = bounded_list(raw, MAX_ITEMS)?;
+    if items.count > MAX_ITEMS {
+        return Err(Problem::TooManyItems);
+    }
+    Ok(items.first)
+}
+
+/// A list of which no more than `most` items are kept; all are counted.
+fn bounded_list(raw: &RawValue, most: usize) -> Result<Items<'_>, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_str(raw.get());
+    let items = deserializer.deserialize_seq(ItemsVisitor { most });
+    items.map_err(|_| Problem::NotAList)
+}
+
+/// The items of a list.
+struct Items<'a> {
+    /// As many as are kept.
+    first: Vec<&'a RawValue>,
+    count: usize,
+}
+
+struct ItemsVisitor {
+    most: usize,
+}
+
+impl<'de> Visitor<'de> for ItemsVisitor {
+    type Value = Items<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut first = Vec::new();
+        while first.len() < self.most
+            && let Some(item) = seq.next_element()?
+        {
+            first.push(item);
+        }
+        let mut count = first.len();
+        while seq.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok(Items { first, count })
+    }
 }
 
 /// An object, its values still raw.
 pub(super) fn members(raw: &RawValue) -> Result<Members<'_>, Problem> {
-    serde_json::from_str(raw.get()).map_err(|_| Problem::NotAnObject)
+    let members: Members<'_> = serde_json::from_str(raw.get()).map_err(|_| Problem::NotAnObject)?;
+    if members.are_too_many {
+        return Err(Problem::TooManyMembers);
+    }
+    Ok(members)
 }
 
 /// A boolean, or one of the words and numbers that `pydantic` takes for one.
@@ -53,6 +109,12 @@ pub(super) fn is_null(raw: &RawValue) -> bool {
 pub(super) fn is_empty_list(raw: &RawValue) -> bool {
     let inner = raw.get().strip_prefix('[');
     inner.is_some_and(|inner| inner.trim_start().starts_with(']'))
+}
+
+/// A list whose first item is a null.
+pub(super) fn begins_with_null(raw: &RawValue) -> bool {
+    let inner = raw.get().strip_prefix('[');
+    inner.is_some_and(|inner| inner.trim_start().starts_with("null"))
 }
 
 /// The first item of a list that is a string, a list or an object; those behind it are not read.
@@ -117,18 +179,30 @@ impl<'a, 'f> Fields<'a, 'f> {
         value.is_some_and(|value| value.get().starts_with('['))
     }
 
-    /// A field that must be a list; its items that are in order.
+    /// A field that must be a list of documents; those that are in order.
     pub(super) fn each<T>(
         &mut self,
         name: &'static str,
         mut read: impl FnMut(&'a RawValue) -> Result<T, Problem>,
     ) -> Option<Vec<T>> {
-        let items = self.required(name, list)?.into_iter().enumerate();
+        let items = self.documents(name)?.into_iter().enumerate();
         let items = items.filter_map(|(index, item)| {
             let path = [Step::Field(name), Step::Index(index)];
             self.found.keep(item, &path, read(item))
         });
         Some(items.collect())
+    }
+
+    /// A field that must be a list of at most as many documents as a request may have.
+    pub(super) fn documents(&mut self, name: &'static str) -> Option<Vec<&'a RawValue>> {
+        let limit = self.found.max_documents();
+        let items = self.required(name, |raw| bounded_list(raw, limit))?;
+        if items.count > limit {
+            let actual = items.count;
+            self.found.refuse(Error::TooManyDocuments { actual, limit });
+            return None;
+        }
+        Some(items.first)
     }
 }
 
@@ -138,6 +212,8 @@ pub(super) struct Members<'a> {
     entries: Vec<(String, &'a RawValue)>,
     /// A name was not Unicode text and is not among the entries.
     has_broken_name: bool,
+    /// There were more than are read.
+    are_too_many: bool,
 }
 
 impl<'a> Members<'a> {
@@ -166,9 +242,10 @@ impl<'a> Members<'a> {
         Ok(self)
     }
 
-    pub(super) fn into_fields(self) -> Vec<(String, Box<RawValue>)> {
-        let entries = self.entries.into_iter();
-        entries.map(|(name, raw)| (name, raw.to_owned())).collect()
+    /// All of them, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        let entries = self.entries.iter();
+        entries.map(|(name, value)| (name.as_str(), *value))
     }
 }
 
@@ -190,8 +267,13 @@ impl<'de> Visitor<'de> for MembersVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut entries = Vec::new();
         let mut has_broken_name = false;
+        let mut are_too_many = false;
         // Names are read raw as well, because half a surrogate pair in one must not fail the rest.
         while let Some((name, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            if entries.len() == MAX_MEMBERS {
+                are_too_many = true;
+                continue;
+            }
             match text(name) {
                 Ok(name) => entries.push((name, value)),
                 Err(_) => has_broken_name = true,
@@ -200,6 +282,7 @@ impl<'de> Visitor<'de> for MembersVisitor {
         Ok(Members {
             entries: merge_repeated(entries),
             has_broken_name,
+            are_too_many,
         })
     }
 }

@@ -1,35 +1,43 @@
 //! A text as the results formats send it: a string, or an object that holds one.
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use std::sync::Arc;
+
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::value::RawValue;
 use utoipa::{PartialSchema, ToSchema, openapi};
 
-use super::json::{Members, list, members, text};
+use super::json::{Members, is_null, list, members, text};
+use super::object::Object;
 use super::schema;
 use super::violation::Problem;
 
 /// A text for the model, and the object it came in for the way back.
 #[derive(Debug)]
 pub(crate) struct Passage {
-    pub(super) text: String,
-    /// The fields of the object, byte for byte; none if it came as a string.
-    fields: Vec<(String, Box<RawValue>)>,
+    pub(super) text: Arc<str>,
+    /// None if it came as a string.
+    object: Option<Object>,
 }
 
 impl Passage {
     /// Reads a string or an object. Of an object the text is, in this order: the fields that `rank_fields` names
-    /// (Cohere v1), `text` (Cohere, Jina), `content` as a string or as a list of parts (vLLM).
+    /// (Cohere v1), `text` (Cohere, Jina), `content` as a string or as a list of parts (vLLM). A null
+    /// counts as an empty text, as in TEI's format: frameworks send documents without content so.
     pub(super) fn read(raw: &RawValue, rank_fields: &[String]) -> Result<Self, Problem> {
         match raw.get().as_bytes().first() {
             Some(b'"') => Ok(Self {
-                text: text(raw)?,
-                fields: Vec::new(),
+                text: text(raw)?.into(),
+                object: None,
+            }),
+            _ if is_null(raw) => Ok(Self {
+                text: Arc::default(),
+                object: None,
             }),
             Some(b'{') => {
                 let members = members(raw).and_then(Members::with_text_names)?;
                 Ok(Self {
-                    text: text_of(&members, rank_fields)?,
-                    fields: members.into_fields(),
+                    text: text_of(&members, rank_fields)?.into(),
+                    object: Some(Object::keep(raw)),
                 })
             }
             _ => Err(Problem::NotAPassage),
@@ -89,13 +97,11 @@ fn parts(raw: &RawValue) -> Result<String, Problem> {
 impl Serialize for Passage {
     /// The object as it came, with a `text` if it had none.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        for (name, value) in &self.fields {
-            map.serialize_entry(name, value)?;
+        if let Some(object) = &self.object {
+            return object.serialize_with("text", &&*self.text, false, serializer);
         }
-        if self.fields.iter().all(|(name, _)| name != "text") {
-            map.serialize_entry("text", &self.text)?;
-        }
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry("text", &*self.text)?;
         map.end()
     }
 }

@@ -76,7 +76,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_the_clients_fault(route in any_route(), body in vec(any::<u8>(), 0..300)) {
-        let rejection = parse(route, None, &body).unwrap_err();
+        let rejection = parse(route, None, &body, 1000).unwrap_err();
         prop_assert!([400, 422].contains(&rejection.reason.status()));
     }
 }

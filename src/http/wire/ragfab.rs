@@ -10,13 +10,16 @@
 //! means the default instead of a crash, and a negative one is refused instead of cutting off the
 //! tail. Nothing here knows the web framework, the model, or the other formats.
 
+use std::sync::Arc;
+
 use serde::Serialize;
-use serde::ser::{SerializeMap, Serializer};
+use serde::ser::Serializer;
 use serde_json::value::RawValue;
 use utoipa::{PartialSchema, ToSchema, openapi};
 
 use super::integer::natural;
-use super::json::{Fields, Members, list, members, text};
+use super::json::{Fields, Members, members, text};
+use super::object::Object;
 use super::violation::{Step, Violations};
 use super::{Reason, Served, check_emptiness, schema};
 use crate::rerank::Job;
@@ -33,7 +36,8 @@ const SCORE_FIELD: &str = "rerank_score";
 pub(crate) struct Request {
     /// What to look for; not blank.
     #[schema(schema_with = schema::query_text)]
-    query: String,
+    #[schema(value_type = String)]
+    query: Arc<str>,
     /// At least one; each comes back with all its fields.
     #[schema(schema_with = schema::ragfab_documents)]
     documents: Vec<Document>,
@@ -47,8 +51,10 @@ impl Request {
     pub(super) fn job(&self) -> Job {
         let documents = self.documents.iter();
         Job {
-            queries: vec![self.query.clone()],
-            documents: documents.map(|document| document.content.clone()).collect(),
+            queries: vec![Arc::clone(&self.query)],
+            documents: documents
+                .map(|document| Arc::clone(&document.content))
+                .collect(),
             ..Job::default()
         }
     }
@@ -61,10 +67,10 @@ impl Request {
 /// field changes its type on the round trip.
 #[derive(Debug)]
 pub(crate) struct Document {
-    /// In order of first appearance, keys unique, values byte for byte; contains `content`.
-    fields: Vec<(String, Box<RawValue>)>,
+    /// Contains `content`.
+    object: Object,
     /// The decoded `content`; may be blank.
-    content: String,
+    content: Arc<str>,
 }
 
 /// The answer of the original (`RerankResponse`), with the score in each document.
@@ -120,19 +126,8 @@ impl Serialize for Ranked<'_> {
     /// Puts the score where the caller's own `rerank_score` was, else last, as a Python
     /// `document["rerank_score"] = score` would.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let fields = &self.document.fields;
-        let mut map = serializer.serialize_map(None)?;
-        for (name, value) in fields {
-            if name == SCORE_FIELD {
-                map.serialize_entry(name, &self.score)?;
-            } else {
-                map.serialize_entry(name, value)?;
-            }
-        }
-        if fields.iter().all(|(name, _)| name != SCORE_FIELD) {
-            map.serialize_entry(SCORE_FIELD, &self.score)?;
-        }
-        map.end()
+        let object = &self.document.object;
+        object.serialize_with(SCORE_FIELD, &self.score, true, serializer)
     }
 }
 
@@ -155,10 +150,13 @@ pub(super) fn is_original(document: &Members<'_>) -> bool {
 }
 
 /// Checks a whole body against the two models of the original, then for a blank query and an empty list.
-pub(super) fn parse(raw: &RawValue, members: &Members<'_>) -> Result<Request, Reason> {
-    let mut found = Violations::default();
+pub(super) fn parse(
+    raw: &RawValue,
+    members: &Members<'_>,
+    mut found: Violations,
+) -> Result<Request, Reason> {
     let request = request(raw, members, &mut found);
-    let request = found.settle(request).map_err(Reason::Invalid)?;
+    let request = found.settle(request)?;
     check_emptiness(&request.query, &request.documents)?;
     Ok(request)
 }
@@ -167,11 +165,11 @@ pub(super) fn parse(raw: &RawValue, members: &Members<'_>) -> Result<Request, Re
 fn request(raw: &RawValue, members: &Members<'_>, found: &mut Violations) -> Option<Request> {
     let mut fields = Fields::new(raw, members, found);
     let query = fields.required("query", text);
-    let documents = fields.required("documents", list);
+    let documents = fields.documents("documents");
     let documents = documents.map(|items| list_of_documents(items, found));
     let top_k = Fields::new(raw, members, found).optional("top_k", natural);
     Some(Request {
-        query: query?,
+        query: query?.into(),
         documents: documents?,
         top_k: top_k.unwrap_or(DEFAULT_TOP_K),
     })
@@ -191,9 +189,10 @@ fn document(raw: &RawValue, document_idx: usize, found: &mut Violations) -> Opti
     let members = members(raw).and_then(Members::with_text_names);
     let members = found.keep(raw, &itself, members)?;
     let value = found.keep(raw, &content, members.require("content"))?;
+    let content = found.keep(value, &content, text(value))?;
     Some(Document {
-        content: found.keep(value, &content, text(value))?,
-        fields: members.into_fields(),
+        content: content.into(),
+        object: Object::keep(raw),
     })
 }
 
@@ -254,7 +253,7 @@ mod tests {
     /// Reads a body as this format, whatever the others would make of it.
     fn read(content_type: Option<&str>, body: &[u8]) -> Result<Request, Reason> {
         let (raw, members) = syntax::read(content_type, body)?;
-        super::parse(raw, &members)
+        super::parse(raw, &members, Violations::new(200_000))
     }
 
     fn parse(body: &[u8]) -> Result<Request, Reason> {
@@ -340,8 +339,8 @@ mod tests {
         check_echo(document, expected);
         let body = format!(r#"{{"query":"\u00e9","documents":[{document}]}}"#);
         let request = parse(body.as_bytes()).unwrap();
-        assert_eq!(request.query, "é");
-        assert_eq!(request.documents[0].content, "é/");
+        assert_eq!(&*request.query, "é");
+        assert_eq!(&*request.documents[0].content, "é/");
     }
 
     #[test]
@@ -377,7 +376,12 @@ mod tests {
         let wrong = format!(r#"{{"query":{deep},"documents":[{{"content":"x"}}]}}"#);
         let (status, response) = answer(None, wrong.as_bytes());
         assert_eq!(status, 422);
-        assert_eq!(response["detail"][0]["input"], deep);
+        let input = response["detail"][0]["input"].as_str().unwrap();
+        assert_eq!(
+            input,
+            format!("{}…", "[".repeat(200)),
+            "no more of it than helps"
+        );
 
         let unclosed = &deep[..200_000];
         let (_, response) = answer(None, unclosed.as_bytes());

@@ -1,6 +1,8 @@
 //! The format with `results`, which Cohere, Jina, vLLM, Infinity, llama.cpp and Xinference share: a union of what
 //! their clients send, and an answer that all of them can read.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -12,7 +14,7 @@ use super::violation::{Problem, Violations};
 use super::{Reason, Served, Usage, check_emptiness, created, schema};
 use crate::{
     rerank::Job,
-    tokenizer::{Side, Truncation},
+    tokenizer::{MIN_LENGTH, Side, Truncation},
 };
 
 /// Keys at the top level that only this format has.
@@ -37,7 +39,7 @@ pub(super) fn has_own_key(body: &Members<'_>) -> bool {
 pub(crate) struct Request {
     /// What to look for; not blank.
     #[schema(schema_with = schema::query)]
-    query: String,
+    query: Arc<str>,
     /// What to rank: strings or objects, at least one.
     #[schema(schema_with = schema::passages)]
     documents: Vec<Passage>,
@@ -74,10 +76,13 @@ pub(crate) struct Request {
     truncation_side: Side,
 }
 
-pub(super) fn parse(raw: &RawValue, members: &Members<'_>) -> Result<Request, Reason> {
-    let mut found = Violations::default();
+pub(super) fn parse(
+    raw: &RawValue,
+    members: &Members<'_>,
+    mut found: Violations,
+) -> Result<Request, Reason> {
     let request = request(&mut Fields::new(raw, members, &mut found));
-    let request = found.settle(request).map_err(Reason::Invalid)?;
+    let request = found.settle(request)?;
     check_emptiness(&request.query, &request.documents)?;
     Ok(request)
 }
@@ -117,9 +122,9 @@ fn documents(fields: &mut Fields<'_, '_>, rank_fields: &[String]) -> Option<Vec<
     Some(vec![fields.required("documents", read)?])
 }
 
-/// vLLM's fields about lengths; 0 switches one off.
+/// vLLM's fields about lengths; 0 and -1 switch one off.
 pub(super) fn truncation(fields: &mut Fields<'_, '_>) -> Truncation {
-    let mut length = |name| fields.optional(name, natural).filter(|&length| length > 0);
+    let mut length = |name| fields.optional(name, tokens).flatten();
     let document_tokens = length("max_tokens_per_doc");
     let query_tokens = length("max_tokens_per_query");
     let max_length = fields.optional("truncate_prompt_tokens", prompt_tokens);
@@ -137,11 +142,19 @@ fn names(raw: &RawValue) -> Result<Vec<String>, Problem> {
     list(raw)?.into_iter().map(text).collect()
 }
 
-/// A number of tokens, where -1 means as many as there may be.
-fn prompt_tokens(raw: &RawValue) -> Result<Option<usize>, Problem> {
+/// A number of tokens, where 0 and -1 mean as many as there may be.
+fn tokens(raw: &RawValue) -> Result<Option<usize>, Problem> {
     match raw.get() {
         "-1" | "\"-1\"" | "-1.0" => Ok(None),
-        _ => natural(raw).map(Some),
+        _ => Ok(Some(natural(raw)?).filter(|&tokens| tokens > 0)),
+    }
+}
+
+/// A number of tokens for query, document and special tokens together.
+fn prompt_tokens(raw: &RawValue) -> Result<Option<usize>, Problem> {
+    match tokens(raw)? {
+        Some(1..MIN_LENGTH) => Err(Problem::TooFewTokens),
+        tokens => Ok(tokens),
     }
 }
 
@@ -158,8 +171,10 @@ impl Request {
     pub(super) fn job(&self) -> Job {
         let documents = self.documents.iter();
         Job {
-            queries: vec![self.query.clone()],
-            documents: documents.map(|document| document.text.clone()).collect(),
+            queries: vec![Arc::clone(&self.query)],
+            documents: documents
+                .map(|document| Arc::clone(&document.text))
+                .collect(),
             truncation: Truncation {
                 max_length: self.truncate_prompt_tokens,
                 query_tokens: self.max_tokens_per_query,

@@ -1,6 +1,8 @@
 //! vLLM's `/score` (`vllm/entrypoints/pooling/score` there): texts against texts, one to one, one to many, or pair by
 //! pair, which is how several queries go in one request. Scores come back in the order of the request.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -29,10 +31,13 @@ pub(crate) struct Request {
     truncation: Truncation,
 }
 
-pub(super) fn parse(raw: &RawValue, members: &Members<'_>) -> Result<Request, Reason> {
-    let mut found = Violations::default();
+pub(super) fn parse(
+    raw: &RawValue,
+    members: &Members<'_>,
+    mut found: Violations,
+) -> Result<Request, Reason> {
     let request = request(members, &mut Fields::new(raw, members, &mut found));
-    found.settle(request).map_err(Reason::Invalid)
+    found.settle(request)
 }
 
 fn request(members: &Members<'_>, fields: &mut Fields<'_, '_>) -> Option<Request> {
@@ -75,7 +80,7 @@ fn passages(fields: &mut Fields<'_, '_>, name: &'static str) -> Option<Vec<Passa
 
 impl Request {
     pub(super) fn job(&self) -> Job {
-        let texts = |passages: &[Passage]| passages.iter().map(|p| p.text.clone()).collect();
+        let texts = |passages: &[Passage]| passages.iter().map(|p| Arc::clone(&p.text)).collect();
         Job {
             queries: texts(&self.queries),
             documents: texts(&self.documents),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::Reason;
 use super::json::{Members, members};
 use super::python_json;
-use super::violation::{Problem, Violation, echo};
+use super::violation::{MAX_ECHO, Problem, Violation, echo, shortened};
 
 /// The JSON object of a body, as a whole and by its members.
 pub(super) fn read<'a>(
@@ -16,7 +16,7 @@ pub(super) fn read<'a>(
 ) -> Result<(&'a RawValue, Members<'a>), Reason> {
     check_content_type(content_type, body)?;
     let raw = json(body)?;
-    let members = members(raw).map_err(|problem| of_body(problem, echo(raw)))?;
+    let members = members(raw).map_err(|problem| of_body(problem, echo(raw, MAX_ECHO)))?;
     Ok((raw, members))
 }
 
@@ -33,8 +33,13 @@ fn check_content_type(header: Option<&str>, body: &[u8]) -> Result<(), Reason> {
     if body.is_empty() {
         return Err(no_body());
     }
-    let text = String::from_utf8_lossy(body).into_owned();
-    Err(of_body(Problem::NotSentAsJson, text.into()))
+    let text = String::from_utf8_lossy(&body[..body.len().min(MAX_ECHO)]);
+    let echo = if body.len() > MAX_ECHO {
+        shortened(&text)
+    } else {
+        text.into_owned()
+    };
+    Err(of_body(Problem::NotSentAsJson, echo.into()))
 }
 
 /// Python's `email.message` reads the header: case does not matter, and neither do parameters.
@@ -55,7 +60,9 @@ fn json(body: &[u8]) -> Result<&RawValue, Reason> {
     if body.is_empty() {
         return Err(no_body());
     }
-    let text = str::from_utf8(body).map_err(|_| Reason::Undecodable)?;
+    let text = str::from_utf8(body).map_err(|error| Reason::Undecodable {
+        valid_up_to: error.valid_up_to(),
+    })?;
     // Python's `json.loads` strips the mark from bytes; the offsets it reports start after it.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let raw: &RawValue = serde_json::from_str(text).map_err(|_| malformed(text))?;

@@ -1,6 +1,8 @@
 //! The format of Hugging Face's text-embeddings-inference (`router/src/http/types.rs` there): `texts` in, a bare array
 //! out.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -20,10 +22,11 @@ use crate::{
 #[schema(as = TeiRequest)]
 pub(crate) struct Request {
     /// What to look for.
-    query: String,
+    #[schema(value_type = String)]
+    query: Arc<str>,
     /// At least one; null counts as an empty text.
     #[schema(schema_with = schema::texts)]
-    texts: Vec<String>,
+    texts: Vec<Arc<str>>,
     /// Whether pairs that are too long are cut; refused otherwise (422).
     #[schema(schema_with = schema::boolean, required = false, default = true)]
     truncate: bool,
@@ -41,10 +44,13 @@ pub(crate) struct Request {
     pub(super) top_n: Option<usize>,
 }
 
-pub(super) fn parse(raw: &RawValue, members: &Members<'_>) -> Result<Request, Reason> {
-    let mut found = Violations::default();
+pub(super) fn parse(
+    raw: &RawValue,
+    members: &Members<'_>,
+    mut found: Violations,
+) -> Result<Request, Reason> {
     let request = request(&mut Fields::new(raw, members, &mut found));
-    let request = found.settle(request).map_err(Reason::Invalid)?;
+    let request = found.settle(request)?;
     if request.texts.is_empty() {
         return Err(Reason::NoTexts);
     }
@@ -55,9 +61,9 @@ fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {
     let query = fields.required("query", text);
     let texts = fields.each("texts", |raw| {
         if is_null(raw) {
-            return Ok(String::new()); // Haystack sends documents without content so
+            return Ok(Arc::default()); // Haystack sends documents without content so
         }
-        text(raw)
+        text(raw).map(Arc::from)
     });
     let truncate = fields.optional("truncate", boolean);
     let truncation_direction = fields.optional("truncation_direction", side);
@@ -65,7 +71,7 @@ fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {
     let return_text = fields.optional("return_text", boolean);
     let top_n = fields.optional("top_n", natural);
     Some(Request {
-        query: query?,
+        query: query?.into(),
         texts: texts?,
         truncate: truncate.unwrap_or(true),
         truncation_direction: truncation_direction.unwrap_or_default(),
@@ -78,7 +84,7 @@ fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {
 impl Request {
     pub(super) fn job(&self) -> Job {
         Job {
-            queries: vec![self.query.clone()],
+            queries: vec![Arc::clone(&self.query)],
             documents: self.texts.clone(),
             truncation: Truncation {
                 side: self.truncation_direction,
@@ -108,9 +114,7 @@ pub(super) fn response<'a>(request: &'a Request, served: &Served<'_>) -> Vec<Ran
     let best = served.best(request.top_n);
     best.map(|score| Rank {
         index: score.index,
-        text: request
-            .return_text
-            .then(|| request.texts[score.index].as_str()),
+        text: request.return_text.then(|| &*request.texts[score.index]),
         score: score.value(request.raw_scores),
     })
     .collect()

@@ -8,12 +8,12 @@ use crate::tokenizer::{Side, Truncation};
 pub(super) const ORIGINAL: &str = r#"{"chunk_id":"c","document_id":"d","document_title":"t","document_source":"s","content":"x","chunk_index":0,"similarity":0.5}"#;
 
 pub(super) fn read(route: Route, body: &Value) -> Result<Request, Rejection> {
-    parse(route, None, body.to_string().as_bytes())
+    parse(route, None, body.to_string().as_bytes(), 1000)
 }
 
 /// The format that a body of `/rerank` is read as, or the family and status of its refusal.
 fn outcome(body: &str) -> Result<&'static str, (Family, u16)> {
-    match parse(Route::Any, None, body.as_bytes()) {
+    match parse(Route::Any, None, body.as_bytes(), 1000) {
         Ok(request) => Ok(request.format()),
         Err(rejection) => Err((rejection.family, rejection.reason.status())),
     }
@@ -24,21 +24,30 @@ fn outcome(body: &str) -> Result<&'static str, (Family, u16)> {
 fn every_row_of_the_rules() {
     use Family::{Ragfab, Results, Tei, Unknown};
     let rows = [
-        // 1: both
+        // 2: both
         (
             r#"{"query":"q","texts":["a"],"documents":["a"]}"#,
-            Err((Unknown, 422)),
+            Ok("results"),
         ),
         (
+            r#"{"query":"q","texts":true,"documents":["a"]}"#,
+            Ok("results"),
+        ),
+        (
+            r#"{"query":"q","texts":["a"],"documents":[{"content":"a"}]}"#,
+            Ok("results"),
+        ),
+        (r#"{"query":"q","texts":["a"],"documents":[]}"#, Ok("tei")),
+        (
             r#"{"query":"q","texts":[],"documents":[]}"#,
-            Err((Unknown, 422)),
+            Err((Tei, 400)),
         ),
         (
             r#"{"query":"q","texts":null,"documents":["a"]}"#,
             Ok("results"),
         ),
         (r#"{"query":"q","texts":["a"],"documents":null}"#, Ok("tei")),
-        // 2: texts
+        // 1: texts
         (r#"{"query":"q","texts":["a","b"]}"#, Ok("tei")),
         (r#"{"query":"","texts":["a",null]}"#, Ok("tei")),
         (r#"{"query":"q","texts":[]}"#, Err((Tei, 400))),
@@ -146,6 +155,104 @@ fn every_row_of_the_rules() {
 }
 
 #[test]
+fn a_null_among_documents_is_an_empty_text() {
+    for documents in [
+        json!([null, "a"]),
+        json!([null]),
+        json!([{"text": "a"}, null]),
+    ] {
+        let request = read(Route::Any, &json!({"query": "q", "documents": documents})).unwrap();
+        assert_eq!(request.format(), "results");
+        let texts = request.job().documents;
+        assert_eq!(texts.len(), documents.as_array().unwrap().len());
+        assert!(texts.iter().any(|text| text.is_empty()));
+    }
+}
+
+#[test]
+fn no_limit_on_tokens_is_spelt_zero_or_minus_one() {
+    for field in [
+        "truncate_prompt_tokens",
+        "max_tokens_per_doc",
+        "max_tokens_per_query",
+        "max_chunks_per_doc",
+    ] {
+        for value in [json!(0), json!("0"), json!(null)] {
+            let body = json!({"query": "q", "documents": ["a"], field: value});
+            let truncation = read(Route::Any, &body).unwrap().job().truncation;
+            assert_eq!(truncation, Truncation::default(), "{body}");
+        }
+    }
+    let with = |tokens: i32| {
+        let body = json!({"query": "q", "documents": ["a"], "truncate_prompt_tokens": tokens});
+        read(Route::Any, &body).map(|request| request.job().truncation.max_length)
+    };
+    assert_eq!(with(-1).unwrap(), None);
+    assert_eq!(with(8).unwrap(), Some(8));
+    for useless in [1, 7] {
+        let reason = with(useless).unwrap_err().reason;
+        assert!(
+            reason.sentence().contains("at least 8"),
+            "{}",
+            reason.sentence()
+        );
+    }
+}
+
+#[test]
+fn what_is_too_much_is_counted_and_not_kept() {
+    let parse = |route, body: &str| parse(route, None, body.as_bytes(), 2).map(drop);
+    for (route, key) in [
+        (Route::Any, "documents"),
+        (Route::Results, "documents"),
+        (Route::Tei, "texts"),
+        (Route::Score, "text_1\": \"a\", \"text_2"),
+    ] {
+        let of = |list: &str| format!(r#"{{"query": "q", "{key}": {list}}}"#);
+        parse(route, &of(r#"["a", "b"]"#)).unwrap();
+        let reason = parse(route, &of(r#"["a", "b", 3]"#)).unwrap_err().reason;
+        let want = Error::TooManyDocuments {
+            actual: 3,
+            limit: 2,
+        };
+        assert!(
+            matches!(&reason, Reason::TooLarge(error) if *error == want),
+            "{reason:?}"
+        );
+    }
+    let many: Vec<String> = (0..10_001).map(|n| format!(r#","{n}":0"#)).collect();
+    let many = many.concat();
+    let names: Vec<u32> = (0..10_001).collect();
+    for body in [
+        format!(r#"{{"query": "q", "documents": ["a"]{many}}}"#),
+        format!(r#"{{"query": "q", "documents": [{{"content": "a"{many}}}]}}"#),
+        json!({"query": "q", "documents": ["a"], "rank_fields": names}).to_string(),
+    ] {
+        let reason = parse(Route::Any, &body).unwrap_err().reason;
+        assert!(
+            reason.sentence().contains("at most 10000"),
+            "{}",
+            reason.sentence()
+        );
+    }
+}
+
+#[test]
+fn a_refusal_is_small_whatever_it_refuses() {
+    let large = "x".repeat(1_000_000);
+    for body in [
+        json!({"query": [large], "documents": ["a"]}),
+        json!({"query": "q", "documents": vec![json!({"note": "x".repeat(10_000)}); 1000]}),
+        json!([large]),
+    ] {
+        let reason = read(Route::Any, &body).unwrap_err().reason;
+        assert!(reason.detail().to_string().len() < 500_000);
+    }
+    let sent_as_text = parse(Route::Any, Some("text/plain"), large.as_bytes(), 1000);
+    assert!(sent_as_text.unwrap_err().reason.detail().to_string().len() < 1000);
+}
+
+#[test]
 fn paths_decide_before_bodies() {
     let content = json!({"query": "q", "documents": [{"content": "x"}]});
     let texts = json!({"query": "q", "texts": ["x"]});
@@ -162,7 +269,7 @@ fn paths_decide_before_bodies() {
         format(Route::Score, &content).unwrap_err().family,
         Family::Results
     );
-    let broken = parse(Route::Results, None, b"{").unwrap_err();
+    let broken = parse(Route::Results, None, b"{", 1000).unwrap_err();
     assert_eq!(broken.family, Family::Results);
 }
 
@@ -194,10 +301,13 @@ fn a_document_is_read_where_its_text_is() {
             .unwrap()
             .extend(extra.as_object().unwrap().clone());
         let job = read(Route::Any, &body).unwrap().job();
-        assert_eq!(job.documents, [text], "{body}");
+        assert_eq!(job.documents, [text.into()], "{body}");
     }
     let query = json!({"query": {"content": [{"type": "text", "text": "q"}]}, "documents": ["a"]});
-    assert_eq!(read(Route::Any, &query).unwrap().job().queries, ["q"]);
+    assert_eq!(
+        read(Route::Any, &query).unwrap().job().queries,
+        ["q".into()]
+    );
 }
 
 #[test]

@@ -7,11 +7,19 @@ use std::fmt;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::python_json::Fault;
+use super::{Reason, python_json::Fault};
+use crate::error::Error;
 
 /// Most violations reported for one body. The original has no bound, but there a body of two-byte
 /// documents is answered with a hundred bytes for each.
 const MAX_VIOLATIONS: usize = 1000;
+
+/// Bytes of offending values that an answer repeats whole: it must not be as large as the body that
+/// it refuses.
+pub(super) const MAX_ECHO: usize = 16 * 1024;
+
+/// Bytes that it repeats of a value beyond those.
+const SHORT_ECHO: usize = 200;
 
 /// One thing wrong with a body: an entry of the list that `FastAPI` sends as `detail`.
 #[derive(Debug)]
@@ -109,8 +117,6 @@ pub(super) enum Problem {
     NotAString,
     /// A boolean was wanted.
     NotABoolean,
-    /// `texts` beside `documents`.
-    TwoFormats,
     /// A document is neither a string nor an object.
     NotAPassage,
     /// A document is an object without a text.
@@ -137,6 +143,12 @@ pub(super) enum Problem {
     Fractional,
     /// A number overflows to infinity.
     NotFinite,
+    /// A list has more items than are read.
+    TooManyItems,
+    /// An object has more fields than are read.
+    TooManyMembers,
+    /// A limit on the tokens of a pair leaves no room for text.
+    TooFewTokens,
     /// A number is below zero: our own choice, in the words `pydantic` has for a `ge=0` field.
     Negative,
 }
@@ -161,10 +173,6 @@ impl Problem {
                 "bool_parsing",
                 "Input should be a valid boolean, unable to interpret input",
             ),
-            Self::TwoFormats => (
-                "value_error",
-                "`texts` and `documents` belong to different formats; send one of them",
-            ),
             Self::NotAPassage => ("string_type", "Input should be a valid string or object"),
             Self::NoText => (
                 "missing",
@@ -186,6 +194,12 @@ impl Problem {
             Self::EmptyList => (
                 "too_short",
                 "List should have at least 1 item after validation, not 0",
+            ),
+            Self::TooManyItems => ("too_long", "List should have at most 10000 items"),
+            Self::TooManyMembers => ("too_long", "Object should have at most 10000 fields"),
+            Self::TooFewTokens => (
+                "greater_than_equal",
+                "Input should be 0 or -1 (no limit), or at least 8: a pair has 4 special tokens",
             ),
             Self::NotAnInteger => ("int_type", "Input should be a valid integer"),
             Self::NoIntegerInString => (
@@ -218,13 +232,37 @@ impl Problem {
     }
 }
 
-/// The violations found so far, in the order of the fields.
-#[derive(Default)]
+/// What has been found wrong with a body so far.
 pub(super) struct Violations {
+    /// In the order of the fields.
     list: Vec<Violation>,
+    /// Bytes of offending values in that list.
+    echoed: usize,
+    /// The body has more than the server takes.
+    too_large: Option<Error>,
+    max_documents: usize,
 }
 
 impl Violations {
+    /// None yet, of a request that may have so many documents.
+    pub(super) fn new(max_documents: usize) -> Self {
+        Self {
+            list: Vec::new(),
+            echoed: 0,
+            too_large: None,
+            max_documents,
+        }
+    }
+
+    pub(super) fn max_documents(&self) -> usize {
+        self.max_documents
+    }
+
+    /// Notes that the body has more than the server takes; nothing else matters then.
+    pub(super) fn refuse(&mut self, too_large: Error) {
+        self.too_large = Some(too_large);
+    }
+
     /// The value of an outcome, or nothing after noting that `raw` at `path` has a problem.
     pub(super) fn keep<T>(
         &mut self,
@@ -243,25 +281,40 @@ impl Violations {
 
     fn add(&mut self, problem: Problem, raw: &RawValue, path: &[Step]) {
         if self.list.len() < MAX_VIOLATIONS {
+            let input = echo(raw, MAX_ECHO - self.echoed);
+            self.echoed += raw.get().len().min(MAX_ECHO - self.echoed);
             self.list.push(Violation {
                 problem,
                 path: path.to_vec(),
-                input: echo(raw),
+                input,
             });
         }
     }
 
     /// The value, if nothing was wrong with it or with anything that it leaves out.
-    pub(super) fn settle<T>(self, value: Option<T>) -> Result<T, Vec<Violation>> {
-        match value {
-            Some(value) if self.list.is_empty() => Ok(value),
-            _ => Err(self.list),
+    pub(super) fn settle<T>(self, value: Option<T>) -> Result<T, Reason> {
+        match (self.too_large, value) {
+            (Some(error), _) => Err(Reason::TooLarge(error)),
+            (None, Some(value)) if self.list.is_empty() => Ok(value),
+            _ => Err(Reason::Invalid(self.list)),
         }
     }
 }
 
 /// The offending value, for the caller to see. What has no place in a [`Value`] (nested too deep,
-/// a number out of range, half a surrogate pair) is shown as the text it was sent as.
-pub(super) fn echo(raw: &RawValue) -> Value {
+/// a number out of range, half a surrogate pair) is shown as the text it was sent as, and what has
+/// more than `most` bytes as the beginning of that.
+pub(super) fn echo(raw: &RawValue, most: usize) -> Value {
+    if raw.get().len() > most {
+        return shortened(raw.get()).into();
+    }
     serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().into())
+}
+
+/// The beginning of a text, with a sign that it goes on.
+pub(super) fn shortened(text: &str) -> String {
+    if text.len() <= SHORT_ECHO {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(SHORT_ECHO)])
 }

@@ -135,7 +135,7 @@ fn those_who_have_rested_make_way_for_those_who_ask() {
 
 #[test]
 fn few_files_mean_fewer_connections_and_a_line_that_says_so() {
-    let server = Server::start_within("-n 64", &[]);
+    let server = Server::start_under("ulimit -n 64", &[]);
     let files = server.open_files_limit();
     assert_eq!(files, 64);
     let _silent: Vec<TcpStream> = (0..200).map(|_| server.begin("", b"")).collect();
@@ -149,6 +149,6 @@ fn few_files_mean_fewer_connections_and_a_line_that_says_so() {
 
 #[test]
 fn the_limit_on_files_is_raised_as_far_as_need_be() {
-    let server = Server::start_within("-S -n 256", &[("RERANKER_MAX_CONNECTIONS", "300")]);
+    let server = Server::start_under("ulimit -S -n 256", &[("RERANKER_MAX_CONNECTIONS", "300")]);
     assert_eq!(server.open_files_limit(), 300 + 256 + 64);
 }

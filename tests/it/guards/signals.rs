@@ -3,7 +3,7 @@
 use std::{thread, time::Duration};
 
 use super::{BODY, head, post};
-use crate::support::{Server, program_within};
+use crate::support::{Server, program_under};
 
 #[test]
 fn signals_of_habit_do_not_end_the_server_at_any_time() {
@@ -43,7 +43,7 @@ fn a_second_signal_ends_the_drain() {
 #[test]
 fn too_few_threads_are_told_in_a_sentence() {
     // The stacks of so many do not fit.
-    let output = program_within("-v 700000")
+    let output = program_under("ulimit -v 700000")
         .args(["serve", "--port", "0"])
         .env("RAYON_NUM_THREADS", "4000")
         .output()

@@ -1,0 +1,62 @@
+//! The C library's allocator: how many arenas it has, and when it gives memory back.
+//!
+//! glibc keeps freed memory for the next allocation. After a burst of large requests that can be
+//! gigabytes which nothing needs, and which count against the container's limit. Other C libraries
+//! are left alone.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{task::spawn_blocking, time::interval};
+
+use crate::memory::Budget;
+
+/// How often to see whether there is memory to give back.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Less than this is not worth going through the allocator's lists.
+const WORTHWHILE: usize = 16 << 20;
+
+/// Keeps glibc from making an arena of 64 MiB of address space for every thread: there are more
+/// threads than processors, and under a limit on address space (`ulimit -v`) the arenas would use it
+/// up. To be called before the first thread is started.
+pub(crate) fn limit_arenas() {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    libc::limit_arenas(processors.clamp(2, 8));
+}
+
+/// Gives memory back to the system whenever requests have held much more of it than they hold now;
+/// for good.
+pub(crate) async fn give_back(budget: Arc<Budget>) {
+    let mut ticks = interval(LOOK_EVERY);
+    let mut highest = 0;
+    loop {
+        ticks.tick().await;
+        highest = budget.take_peak().max(highest);
+        if highest - budget.used() >= WORTHWHILE {
+            highest = budget.used();
+            let _ = spawn_blocking(libc::trim).await;
+        }
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "settings of the C library")]
+mod libc {
+    pub(super) fn limit_arenas(number: usize) {
+        let number = i32::try_from(number).unwrap_or(i32::MAX);
+        // SAFETY: `mallopt` may be called at any time; it takes its own lock and changes a number.
+        unsafe { ::libc::mallopt(::libc::M_ARENA_MAX, number) };
+    }
+
+    pub(super) fn trim() {
+        // SAFETY: `malloc_trim` may be called at any time; it gives back only pages that are free.
+        unsafe { ::libc::malloc_trim(0) };
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+mod libc {
+    pub(super) fn limit_arenas(_: usize) {}
+
+    pub(super) fn trim() {}
+}

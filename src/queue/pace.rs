@@ -1,0 +1,86 @@
+//! How fast work has been done lately: seconds per unit, a token of a model or a byte of text.
+
+use std::{collections::VecDeque, time::Duration};
+
+/// The median of so many pieces of work: one that stalled does not change the forecast, and a
+/// lasting change shows after five.
+const REMEMBERED: usize = 9;
+
+/// The speed of one worker.
+pub struct Pace {
+    /// Smaller pieces say more of what a piece costs than of what a unit costs.
+    smallest: usize,
+    /// Seconds per unit, oldest first.
+    recent: VecDeque<f64>,
+    sorted: Vec<f64>,
+}
+
+impl Pace {
+    /// A speed that is not known yet; pieces of fewer than `smallest` units do not change it.
+    pub fn new(smallest: usize) -> Self {
+        Self {
+            smallest,
+            recent: VecDeque::with_capacity(REMEMBERED),
+            sorted: Vec::with_capacity(REMEMBERED),
+        }
+    }
+
+    /// Notes that a piece of work of so many units took so long.
+    pub fn observe(&mut self, units: usize, took: Duration) {
+        if units < self.smallest.max(1) {
+            return;
+        }
+        if self.recent.len() == REMEMBERED {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(took.as_secs_f64() / units as f64);
+        self.sorted.clear();
+        self.sorted.extend(&self.recent);
+        self.sorted.sort_by(f64::total_cmp);
+    }
+
+    /// Seconds that a unit takes, the median of late; 0 if that is not known.
+    pub(crate) fn seconds_per_unit(&self) -> f64 {
+        let middle = self.sorted.get(self.sorted.len() / 2);
+        middle.copied().unwrap_or_default()
+    }
+
+    /// Seconds that a unit took in the fastest piece of late; 0 if that is not known.
+    pub(crate) fn fastest(&self) -> f64 {
+        self.sorted.first().copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(pieces: &[(usize, u64)]) -> Pace {
+        let mut pace = Pace::new(10);
+        for &(units, ms) in pieces {
+            pace.observe(units, Duration::from_millis(ms));
+        }
+        pace
+    }
+
+    fn is(number: f64, wanted: f64) -> bool {
+        (number - wanted).abs() < 1e-12
+    }
+
+    #[test]
+    fn a_stall_does_not_change_the_pace_and_a_lasting_change_does() {
+        assert!(is(pace(&[]).seconds_per_unit(), 0.0));
+        let steady = [(100, 100); 9];
+        assert!(is(pace(&steady).seconds_per_unit(), 0.001));
+        let stalled = [&steady[..], &[(100, 5000)]].concat();
+        assert!(is(pace(&stalled).seconds_per_unit(), 0.001));
+        let slower = [&steady[..], &[(100, 200); 5]].concat();
+        assert!(is(pace(&slower).seconds_per_unit(), 0.002));
+    }
+
+    #[test]
+    fn small_pieces_do_not_count() {
+        assert!(is(pace(&[(9, 1000), (0, 1)]).seconds_per_unit(), 0.0));
+        assert!(is(pace(&[(10, 10), (9, 1000)]).seconds_per_unit(), 0.001));
+    }
+}

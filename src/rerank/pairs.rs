@@ -1,0 +1,205 @@
+//! From a job to pairs of tokens: each distinct text is encoded once, each distinct pair scored once.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    ops::Range,
+    sync::Arc,
+};
+
+use super::Job;
+use crate::{
+    error::{Error, Result},
+    text_pool::Demand,
+    tokenizer::{Encoding, Extent, PairTokenizer, Tokens, strip},
+};
+
+/// Bytes of text of a document that decide a token, in a long run of them; only estimates use it.
+const BYTES_PER_TOKEN: usize = 8;
+
+/// Bytes of text that are one piece of work.
+const PIECE: usize = 32 * 1024;
+
+/// The distinct pairs of a job.
+pub(super) struct Pairs {
+    pub(super) encodings: Vec<Encoding>,
+    /// For each document of the job, its encodings: several if it is read in windows.
+    pub(super) slots: Vec<Range<usize>>,
+}
+
+impl Pairs {
+    /// Tokens of all documents' pairs, those of equal documents too.
+    pub(super) fn tokens(&self) -> usize {
+        let slots = self.slots.iter().cloned();
+        slots.flatten().map(|pair| self.encodings[pair].len()).sum()
+    }
+}
+
+/// Which texts of a job are to be encoded, and which of them are joined.
+pub(super) struct Plan {
+    job: Job,
+    /// The first of each group of equal queries.
+    queries: Vec<usize>,
+    /// The first of each group of equal documents.
+    documents: Vec<usize>,
+    /// For each document of the job, its query and its text among those above.
+    pairs: Vec<(usize, usize)>,
+}
+
+impl Plan {
+    pub(super) fn new(job: Job) -> Self {
+        let (queries, query_of) = distinct(&job.queries);
+        let (documents, text_of) = distinct(&job.documents);
+        let pair = |(place, text)| match query_of[..] {
+            [only] => (only, text),
+            _ => (query_of[place], text),
+        };
+        let pairs = text_of.into_iter().enumerate().map(pair).collect();
+        Self {
+            job,
+            queries,
+            documents,
+            pairs,
+        }
+    }
+
+    /// The number of distinct documents.
+    pub(super) fn documents(&self) -> usize {
+        self.documents.len()
+    }
+
+    /// Distinct documents in pieces of work, each with the bytes that are likely to be read.
+    pub(super) fn pieces(&self, tokenizer: &PairTokenizer) -> Vec<(usize, Range<usize>)> {
+        let (_, extent) = tokenizer.extents(self.job.truncation);
+        let mut pieces: Vec<(usize, Range<usize>)> = Vec::new();
+        for (place, &document) in self.documents.iter().enumerate() {
+            let bytes = bytes_read(&self.job.documents[document], extent);
+            match pieces.last_mut() {
+                Some((sum, range)) if *sum + bytes <= PIECE => {
+                    *sum += bytes;
+                    range.end = place + 1;
+                }
+                _ => pieces.push((bytes, place..place + 1)),
+            }
+        }
+        pieces
+    }
+
+    /// The tokens of all distinct queries.
+    pub(super) fn encode_queries(
+        &self,
+        tokenizer: &PairTokenizer,
+        demand: &Demand,
+    ) -> Result<Vec<Tokens>> {
+        let (extent, _) = tokenizer.extents(self.job.truncation);
+        encode(tokenizer, &self.job.queries, &self.queries, extent, demand)
+    }
+
+    /// The tokens of a range of the distinct documents.
+    pub(super) fn encode_documents(
+        &self,
+        range: Range<usize>,
+        tokenizer: &PairTokenizer,
+        demand: &Demand,
+    ) -> Result<Vec<Tokens>> {
+        let (_, extent) = tokenizer.extents(self.job.truncation);
+        let documents = &self.documents[range];
+        encode(tokenizer, &self.job.documents, documents, extent, demand)
+    }
+
+    /// Joins the tokens of queries and documents to pairs, at most `most` of them.
+    pub(super) fn join(
+        &self,
+        tokenizer: &PairTokenizer,
+        queries: &[Tokens],
+        documents: &[Tokens],
+        most: usize,
+    ) -> Result<Pairs> {
+        let mut truncation = self.job.truncation;
+        // One more than fit is enough to refuse the request.
+        truncation.chunks = truncation.chunks.map(|chunks| chunks.min(most + 1));
+        let mut encodings = Vec::new();
+        let mut seen = HashMap::new();
+        let mut slots = Vec::with_capacity(self.pairs.len());
+        for (index, &(query, document)) in self.pairs.iter().enumerate() {
+            let slot = match seen.entry((query, document)) {
+                Entry::Occupied(slot) => Range::clone(slot.get()),
+                Entry::Vacant(place) => {
+                    let windows = tokenizer
+                        .join(&queries[query], &documents[document], truncation)
+                        .map_err(|too_long| Error::PairTooLong {
+                            index,
+                            tokens: too_long.tokens,
+                            limit: too_long.limit,
+                        })?;
+                    let start = encodings.len();
+                    encodings.extend(windows);
+                    place.insert(start..encodings.len()).clone()
+                }
+            };
+            slots.push(slot);
+            if encodings.len() > most {
+                return Err(Error::TooManyPairs {
+                    pairs: encodings.len(),
+                    limit: most,
+                });
+            }
+        }
+        Ok(Pairs { encodings, slots })
+    }
+}
+
+impl Job {
+    /// Bytes of all texts.
+    pub(super) fn bytes(&self) -> usize {
+        let texts = self.queries.iter().chain(&self.documents);
+        texts.map(|text| text.len()).sum()
+    }
+
+    /// What the tokens of the job take at most while it is worked on, in bytes: those of each text
+    /// (a token has a byte or more), and those of each window.
+    pub(super) fn token_bytes(&self, max_length: usize) -> usize {
+        /// A `Vec` and its entry in the queue.
+        const WINDOW: usize = 128;
+        let chunks = self.truncation.chunks.unwrap_or(1);
+        let texts = self.queries.iter().chain(&self.documents);
+        let of_text = |text: &Arc<str>| {
+            let windows = chunks.min(text.len() + 1);
+            let tokens = text.len().min(windows * max_length);
+            size_of::<u32>() * (tokens + windows * max_length) + WINDOW * windows
+        };
+        texts.map(of_text).sum()
+    }
+}
+
+/// The place of the first of each group of equal texts, and for each text the number of its group.
+fn distinct(texts: &[Arc<str>]) -> (Vec<usize>, Vec<usize>) {
+    let mut firsts = Vec::new();
+    let mut seen = HashMap::new();
+    let groups = texts.iter().enumerate().map(|(place, text)| {
+        *seen.entry(strip(text)).or_insert_with(|| {
+            firsts.push(place);
+            firsts.len() - 1
+        })
+    });
+    let groups = groups.collect();
+    (firsts, groups)
+}
+
+fn encode(
+    tokenizer: &PairTokenizer,
+    texts: &[Arc<str>],
+    places: &[usize],
+    extent: Extent,
+    demand: &Demand,
+) -> Result<Vec<Tokens>> {
+    let texts = places.iter().map(|&place| strip(&texts[place]));
+    let goes_on = || demand.is_there();
+    texts
+        .map(|text| tokenizer.encode_within(text, extent, &goes_on))
+        .collect()
+}
+
+fn bytes_read(text: &str, extent: Extent) -> usize {
+    text.len()
+        .min(extent.tokens.saturating_mul(BYTES_PER_TOKEN))
+}
