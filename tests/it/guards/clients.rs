@@ -48,7 +48,7 @@ fn a_client_that_has_said_all_is_answered() {
 
 #[test]
 fn the_work_of_a_client_that_is_gone_ends() {
-    let server = Server::start(&[("RERANKER_MAX_DOCUMENTS", "16000")]);
+    let server = Server::start(&[("RERANKER_DEADLINE_MS", "3600000")]);
     for (version, half_first) in [("HTTP/1.1", false), ("HTTP/1.1", true), ("HTTP/1.0", false)] {
         let stream = begin(&server, 2000, version);
         wait_until(Duration::from_mins(1), || in_progress(&server));
