@@ -1,6 +1,8 @@
 //! The command line: one short function per sub-command.
 
 mod probe;
+mod signals;
+mod threads;
 
 use std::{
     convert::Infallible,
@@ -16,13 +18,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use tokio::{
-    runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
-    task::spawn_blocking,
-};
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
+use self::signals::Signals;
 use crate::{
     allocator,
     config::{self, Config, Host, HttpSettings, LogArgs, ServeArgs},
@@ -37,10 +36,6 @@ use crate::{
     telemetry,
     text_pool::TextPool,
 };
-
-/// Threads for what would hold up the async ones: loading a model, giving memory back. Work on text
-/// has threads of its own.
-const BLOCKING_THREADS: usize = 4;
 
 /// A reranking service: orders documents by how well they answer a query.
 ///
@@ -145,17 +140,17 @@ fn begin(log: &LogArgs) -> Result<()> {
 
 fn serve(args: &ServeArgs) -> Result<()> {
     begin(&args.log)?;
-    let config = args.resolve()?;
     allocator::limit_arenas();
-    let runtime = runtime()?;
-    let result = runtime.block_on(serve_until_stopped(&config));
+    let runtime = threads::start()?;
+    let signals = runtime.block_on(async { Signals::watch() })?;
+    let config = args.resolve()?;
+    let result = runtime.block_on(serve_until_stopped(&config, signals));
     // A load or a batch still running must not hold up the exit.
     runtime.shutdown_background();
     result
 }
 
-async fn serve_until_stopped(config: &Config) -> Result<()> {
-    survive_a_limit_of_file_size()?;
+async fn serve_until_stopped(config: &Config, mut signals: Signals) -> Result<()> {
     let metrics = Arc::new(Metrics::new());
     let text = text_pool()?;
     let memory = budget(&config.http, &metrics);
@@ -176,7 +171,7 @@ async fn serve_until_stopped(config: &Config) -> Result<()> {
         "memory for requests in flight"
     );
     info!(version = %env!("CARGO_PKG_VERSION"), scheme, %address, "listening; loading the model");
-    let stop = stop_signal()?;
+    let stop = async || signals.stop().await;
     tokio::spawn(allocator::give_back(memory));
     tokio::select! {
         served = http::serve(listener, Arc::clone(&app), stop) => served,
@@ -215,27 +210,6 @@ async fn load_into(
     pending().await
 }
 
-/// With a limit of file size (`ulimit -f`) a log file that reaches it would end the process. With a
-/// handler in place the write fails instead, as on a full disk.
-fn survive_a_limit_of_file_size() -> Result<()> {
-    const SIGXFSZ: i32 = 25;
-    signal(SignalKind::from_raw(SIGXFSZ))
-        .map(drop)
-        .context("cannot watch for SIGXFSZ")
-}
-
-/// Completes on SIGTERM or SIGINT.
-fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
 fn rerank(args: &RerankArgs) -> Result<()> {
     begin(&args.serve.log)?;
     let config = args.serve.resolve()?;
@@ -252,6 +226,7 @@ fn rerank(args: &RerankArgs) -> Result<()> {
     let job = request.job();
     limits.check(&job)?;
     let metrics = Arc::new(Metrics::new());
+    let runtime = threads::start()?;
     let mut lease = budget(&config.http, &metrics).lease();
     let reranker = Reranker::load(
         &config.model,
@@ -261,7 +236,7 @@ fn rerank(args: &RerankArgs) -> Result<()> {
         &metrics,
     )?;
     let due = Instant::now() + limits.deadline;
-    let ranking = runtime()?.block_on(reranker.rerank(job, due, &mut lease))?;
+    let ranking = runtime.block_on(reranker.rerank(job, due, &mut lease))?;
     let answer = request.answer(&Served {
         ranking: &ranking,
         model: &reranker.info().id,
@@ -272,11 +247,13 @@ fn rerank(args: &RerankArgs) -> Result<()> {
 }
 
 fn peak() -> Result<()> {
+    threads::start_computing()?;
     print(&serde_json::to_string_pretty(&model::peaks())?)
 }
 
 fn gpu_check(args: &ServeArgs) -> Result<()> {
     begin(&args.log)?;
+    threads::start_computing()?;
     let Config {
         model, batching, ..
     } = args.resolve()?;
@@ -349,12 +326,4 @@ fn budget(settings: &HttpSettings, metrics: &Metrics) -> Arc<Budget> {
 fn text_pool() -> Result<Arc<TextPool>> {
     let pool = TextPool::new(rayon::current_num_threads());
     Ok(Arc::new(pool.context("cannot start the threads for text")?))
-}
-
-fn runtime() -> Result<Runtime> {
-    Builder::new_multi_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS)
-        .build()
-        .context("cannot start the async runtime")
 }

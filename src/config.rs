@@ -420,6 +420,7 @@ mod tests {
         let args = parse(&[
             "--max-connections=0",
             "--header-timeout-ms=0",
+            "--idle-timeout-ms=0",
             "--body-timeout-ms=86400001",
         ]);
         let error = args.resolve().unwrap_err().to_string();
@@ -428,6 +429,7 @@ mod tests {
             [
                 "RERANKER_MAX_CONNECTIONS is 0; it must be at least 1",
                 "RERANKER_HEADER_TIMEOUT_MS is 0; it must be from 1 to 86400000 (a day)",
+                "RERANKER_IDLE_TIMEOUT_MS is 0; it must be from 1 to 86400000 (a day)",
                 "RERANKER_BODY_TIMEOUT_MS is 86400001; it must be from 1 to 86400000 (a day)",
             ]
         );

@@ -4,20 +4,28 @@
 //! [`Reranker::rerank`] for all of them.
 
 mod access;
+mod activity;
 mod auth;
 mod body;
 mod connection;
+mod departure;
+mod descriptors;
 mod error;
 mod gate;
+mod intake;
 mod layers;
 mod listen;
 mod openapi;
 mod pages;
+mod path;
 mod quote;
 mod reload;
 mod request_id;
 mod rerank;
+mod room;
+mod service;
 mod status;
+mod strict;
 mod tls;
 mod unread;
 pub(crate) mod wire;
@@ -32,7 +40,6 @@ use axum::{
     Router,
     extract::State,
     http::HeaderMap,
-    response::Redirect,
     routing::{get, post},
 };
 
@@ -152,10 +159,6 @@ pub fn router(app: &Arc<App>) -> Router {
             rerank::handle(app, route, headers, body)
         };
         router = router.route(path, post(handle));
-        if path != "/" {
-            let with_slash = format!("{path}/"); // people paste such addresses
-            router = router.route(&with_slash, post(async move || Redirect::temporary(path)));
-        }
     }
     let routes = router
         .fallback(async || ApiError::NotFound)

@@ -78,7 +78,7 @@ pub struct HttpArgs {
     #[arg(long, env = "RERANKER_MEMORY_MB", value_name = "MB")]
     pub memory_mb: Option<usize>,
 
-    /// Connections at once; one more is answered 503
+    /// Connections at once that may ask; one more is answered 503, but for /health and /ping
     #[arg(
         long,
         env = "RERANKER_MAX_CONNECTIONS",
@@ -87,7 +87,7 @@ pub struct HttpArgs {
     )]
     pub max_connections: usize,
 
-    /// How long a connection may take to send its next request, headers included
+    /// How long the headers of a request may take to arrive: from its first byte, or from the beginning of a connection
     #[arg(
         long,
         env = "RERANKER_HEADER_TIMEOUT_MS",
@@ -95,6 +95,15 @@ pub struct HttpArgs {
         value_name = "MS"
     )]
     pub header_timeout_ms: u64,
+
+    /// How long a connection is kept on which nothing is asked; make it longer than clients and proxies keep theirs
+    #[arg(
+        long,
+        env = "RERANKER_IDLE_TIMEOUT_MS",
+        default_value_t = 120_000,
+        value_name = "MS"
+    )]
+    pub idle_timeout_ms: u64,
 
     /// How long the body of a request may take to arrive (408), and its answer to be taken
     #[arg(
@@ -132,8 +141,10 @@ pub struct HttpSettings {
     pub memory_bytes: usize,
     /// Connections at once.
     pub max_connections: usize,
-    /// From the end of one request, or of none, to the beginning of the next.
+    /// For the headers of a request to arrive.
     pub header_timeout: Duration,
+    /// From the end of one request to the beginning of the next.
+    pub idle_timeout: Duration,
     /// From the beginning of a body to its end.
     pub body_timeout: Duration,
     /// How long a drain may take.
@@ -158,6 +169,7 @@ impl HttpArgs {
             memory_bytes: self.memory_bytes(),
             max_connections: self.max_connections,
             header_timeout: Duration::from_millis(self.header_timeout_ms),
+            idle_timeout: Duration::from_millis(self.idle_timeout_ms),
             body_timeout: Duration::from_millis(self.body_timeout_ms),
             drain_timeout: Duration::from_millis(self.drain_timeout_ms),
             access: self.access.resolve(),
@@ -171,6 +183,7 @@ impl HttpArgs {
         }
         for (name, ms) in [
             ("RERANKER_HEADER_TIMEOUT_MS", self.header_timeout_ms),
+            ("RERANKER_IDLE_TIMEOUT_MS", self.idle_timeout_ms),
             ("RERANKER_BODY_TIMEOUT_MS", self.body_timeout_ms),
         ] {
             if !(1..=DAY_MS).contains(&ms) {

@@ -1,128 +1,71 @@
 //! A connection that ends when nothing has been asked on it for a while, whatever the client sends or does not read.
 //!
-//! This one clock bounds a fresh connection that says nothing, a request line that trickles in, an idle connection kept
+//! One clock bounds a fresh connection that says nothing, a request line that trickles in, an idle connection kept
 //! alive, and an answer that nobody takes, in HTTP/1 and HTTP/2, with TLS and without.
 
 use std::{
-    convert::Infallible,
-    future::{self, Future},
     io::{self, IoSlice},
     mem::MaybeUninit,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use axum::response::{IntoResponse as _, Response};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
     time::{Instant, Sleep, sleep_until},
 };
-use tracing::warn;
 
-use super::{
-    error::ApiError,
-    request_id::{self, X_REQUEST_ID},
-};
-use crate::metrics::Refused;
+use super::{activity::Activity, departure::Departure, room::Seat};
 
 /// How long bytes that nobody wants are still read at the end of a connection, and how soon the next must come.
 const DISCARDING: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_millis(250);
 
-/// How long a connection may be without a request.
-#[derive(Clone, Copy)]
-pub(super) struct Patience {
-    /// From the end of a request, or from the last that the client took of its answer, to the next.
-    pub(super) idle: Duration,
-    /// As long as the client takes of the answer, this much more, all in all.
-    pub(super) sending: Duration,
+/// How soon to look again for bytes that have come at the last moment.
+const SOON: Duration = Duration::from_millis(1);
+
+/// What a connection is told that has not asked anything and has to go.
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 60\r\n\r\n{\"detail\":\"there is no room for a connection; retry in 1 s\"}";
+
+/// Writes that, if the client takes it at once.
+pub(super) fn tell_that_there_is_no_room(stream: &TcpStream) {
+    // Through the socket itself: tokio does not know yet that a fresh one can be written to.
+    let _ = SockRef::from(stream).send(NO_ROOM);
 }
 
-/// What has happened on a connection.
-pub(super) struct Activity {
-    patience: Patience,
-    state: Mutex<State>,
-}
-
-struct State {
-    /// Requests that a handler is working on, reading of their bodies included.
-    in_progress: usize,
-    /// When the last of them ended, or the connection began.
-    ended: Instant,
-    /// When the client last took something.
-    written: Instant,
-}
-
-impl Activity {
-    pub(super) fn new(patience: Patience) -> Self {
-        let now = Instant::now();
-        let state = Mutex::new(State {
-            in_progress: 0,
-            ended: now,
-            written: now,
-        });
-        Self { patience, state }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// When the connection is to end, if nothing happens until then. Requests in progress have limits of their own.
-    fn due(&self, now: Instant) -> Instant {
-        let Patience { idle, sending } = self.patience;
-        let state = self.state();
-        if state.in_progress > 0 {
-            return now + idle;
-        }
-        let without_progress = state.ended.max(state.written) + idle;
-        without_progress.min(state.ended + idle + sending)
-    }
-
-    fn begin(self: &Arc<Self>) -> InProgress {
-        self.state().in_progress += 1;
-        InProgress(Arc::clone(self))
-    }
-}
-
-/// A request in progress; ends when this is dropped.
-struct InProgress(Arc<Activity>);
-
-impl Drop for InProgress {
-    fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.in_progress -= 1;
-        state.ended = Instant::now();
-    }
-}
-
-/// The bytes of a connection, and its place at the gate.
+/// The bytes of a connection, and its seat in the room.
 pub(super) struct Connection {
     stream: TcpStream,
     activity: Arc<Activity>,
     /// Rings when the connection may be due, never later.
     alarm: Pin<Box<Sleep>>,
     discarding_until: Option<Instant>,
-    _place: OwnedSemaphorePermit,
+    /// There while a client that has ended its sending waits for an answer, or does not.
+    departure: Option<Departure>,
+    is_encrypted: bool,
+    _seat: Arc<Seat>,
 }
 
 impl Connection {
     pub(super) fn new(
         stream: TcpStream,
         activity: Arc<Activity>,
-        place: OwnedSemaphorePermit,
+        seat: Arc<Seat>,
+        is_encrypted: bool,
     ) -> Self {
-        let alarm = Box::pin(sleep_until(activity.due(Instant::now())));
+        let alarm = Box::pin(sleep_until(activity.next_look(Instant::now())));
         Self {
             stream,
             activity,
             alarm,
             discarding_until: None,
-            _place: place,
+            departure: None,
+            is_encrypted,
+            _seat: seat,
         }
     }
 
@@ -130,13 +73,55 @@ impl Connection {
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         while self.alarm.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
-            let due = self.activity.due(now);
-            if due <= now {
-                return Err(io::ErrorKind::TimedOut.into());
+            let mut next = self.activity.next_look(now);
+            if self.activity.due(now) <= now {
+                if !self.has_more() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                next = now + SOON;
             }
-            self.alarm.as_mut().reset(due);
+            self.alarm.as_mut().reset(next);
         }
         Ok(())
+    }
+
+    /// Whether an idle connection is no longer idle: bytes have come that have not been read yet.
+    fn has_more(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = SockRef::from(&self.stream).peek(&mut byte);
+        self.activity.is_idle() && matches!(peeked, Ok(1..))
+    }
+
+    /// An error once others need the connection's room; until then the task is woken when they do.
+    fn make_way(&self, cx: &Context<'_>) -> io::Result<()> {
+        if !self.activity.is_dismissed(cx) {
+            return Ok(());
+        }
+        if self.activity.is_silent() && !self.is_encrypted {
+            tell_that_there_is_no_room(&self.stream);
+        }
+        Err(io::ErrorKind::ConnectionAborted.into())
+    }
+
+    /// An error once the client of a request in progress is gone. Where the connection is encrypted, the end of its
+    /// sending says so.
+    fn check_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let version = self.activity.working_on();
+        let Some(version) = version.filter(|_| !self.is_encrypted) else {
+            self.departure = None;
+            return Ok(());
+        };
+        if self.departure.is_none() {
+            let mut byte = [MaybeUninit::uninit()];
+            let mut byte = ReadBuf::uninit(&mut byte);
+            if let Poll::Ready(0) = self.stream.poll_peek(cx, &mut byte)? {
+                self.departure = Some(Departure::new());
+            }
+        }
+        match &mut self.departure {
+            Some(departure) => departure.check(cx, &self.stream, version),
+            None => Ok(()),
+        }
     }
 
     /// Reads on, for a while, as long as something comes. To close on a client that is still sending would reset the
@@ -149,6 +134,7 @@ impl Connection {
         });
         let mut bytes = [MaybeUninit::uninit(); 16 * 1024];
         loop {
+            self.make_way(cx)?;
             let mut buf = ReadBuf::uninit(&mut bytes);
             let read = Pin::new(&mut self.stream).poll_read(cx, &mut buf)?;
             if read.is_ready() {
@@ -163,8 +149,10 @@ impl Connection {
     }
 
     fn note_written(&self, written: &Poll<io::Result<usize>>) {
-        if matches!(written, Poll::Ready(Ok(1..))) {
-            self.activity.state().written = Instant::now();
+        match written {
+            Poll::Ready(Ok(1..)) => self.activity.note_written(),
+            Poll::Pending => self.activity.note_blocked(),
+            Poll::Ready(_) => {}
         }
     }
 }
@@ -175,8 +163,15 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.make_way(cx)?;
+        let before = buf.filled().len();
+        // Before the clock: what has come in time counts, however late it is read.
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf)?;
+        if read.is_ready() && buf.filled().len() > before {
+            self.activity.note_read();
+        }
         self.check(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        read.map(Ok)
     }
 }
 
@@ -208,67 +203,12 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        Poll::Ready(self.check_client(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
         self.poll_discard(cx)
     }
-}
-
-/// The routes as one connection sees them.
-#[derive(Clone)]
-pub(super) struct Service<S> {
-    inner: S,
-    activity: Arc<Activity>,
-    /// The limit of connections, on one that is beyond it.
-    refused: Option<usize>,
-}
-
-impl<S> Service<S> {
-    pub(super) fn new(inner: S, activity: Arc<Activity>, refused: Option<usize>) -> Self {
-        Self {
-            inner,
-            activity,
-            refused,
-        }
-    }
-}
-
-impl<S, R> tower::Service<R> for Service<S>
-where
-    S: tower::Service<R, Response = Response, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: R) -> Self::Future {
-        let in_progress = self.activity.begin();
-        if let Some(limit) = self.refused {
-            return Box::pin(future::ready(Ok(refusal(limit))));
-        }
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let answer = answer.await;
-            drop(in_progress);
-            answer
-        })
-    }
-}
-
-fn refusal(limit: usize) -> Response {
-    let mut response = ApiError::TooManyConnections { limit }.into_response();
-    let id = request_id::new();
-    // The request never comes to the layer that logs the others.
-    let (status, reason) = (response.status().as_u16(), Refused::Connections.label());
-    warn!(request_id = ?id, status, reason, limit, "refused");
-    response.headers_mut().insert(X_REQUEST_ID, id);
-    response
 }

@@ -41,6 +41,8 @@ pub(super) enum ApiError {
     NotFound,
     /// The route exists, but not for this method.
     MethodNotAllowed,
+    /// Its headers can be read in more than one way; a sentence says which.
+    Ambiguous(String),
     /// The connection broke off before the body was complete, or it cannot be unpacked.
     BodyUnreadable(String),
     /// The body did not arrive in time.
@@ -89,7 +91,7 @@ impl ApiError {
             | Self::Failed(Error::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BodyUnreadable(_) => StatusCode::BAD_REQUEST,
+            Self::BodyUnreadable(_) | Self::Ambiguous(_) => StatusCode::BAD_REQUEST,
             Self::Failed(
                 Error::TooManyDocuments { .. }
                 | Error::TooManyPairs { .. }
@@ -115,7 +117,7 @@ impl ApiError {
 
     fn reason(&self) -> Refused {
         match self {
-            Self::Rejected(_) => Refused::Invalid,
+            Self::Rejected(_) | Self::Ambiguous(_) => Refused::Invalid,
             Self::NotReady => Refused::Loading,
             Self::NotFound => Refused::NoRoute,
             Self::MethodNotAllowed => Refused::Method,
@@ -149,6 +151,7 @@ impl ApiError {
             Self::NotFound => "Not Found".to_owned(),
             Self::MethodNotAllowed => "Method Not Allowed".to_owned(),
             Self::BodyUnreadable(why) => format!("the body could not be read: {why}"),
+            Self::Ambiguous(why) => why.clone(),
             Self::BodyTimeout(limit) => format!(
                 "the body did not arrive within {} ms; send it faster, or raise RERANKER_BODY_TIMEOUT_MS",
                 limit.as_millis()
@@ -260,8 +263,8 @@ impl ApiError {
             Self::UnknownEncoding(_) => {
                 Some((header::ACCEPT_ENCODING, HeaderValue::from_static(ENCODINGS)))
             }
-            // The rest of a late body would be taken for the next request.
-            Self::BodyTimeout(_) | Self::TooManyConnections { .. } => {
+            // The rest of a late body would be taken for the next request, and where an ambiguous one ends is not known.
+            Self::BodyTimeout(_) | Self::Ambiguous(_) | Self::TooManyConnections { .. } => {
                 Some((header::CONNECTION, HeaderValue::from_static("close")))
             }
             _ => None,

@@ -1,4 +1,4 @@
-//! The gate: how many connections may be open at once, and what becomes of one more.
+//! The gate: every new connection passes it, to be let in or to be told that there is no room.
 
 use std::{
     future::{Ready, ready},
@@ -7,62 +7,60 @@ use std::{
     time::Duration,
 };
 
+use axum::http::HeaderValue;
 use axum_server::accept::Accept;
 use prometheus::IntCounter;
-use tokio::{
-    net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::TcpStream;
 
-use super::connection::{Activity, Connection, Patience, Service};
+use super::{
+    activity::{Activity, Patience},
+    connection::{self, Connection},
+    room::Room,
+    service::Service,
+};
 use crate::config::HttpSettings;
 
-/// Connections that are being told at once that there are too many. Beyond these even the telling costs too much, and
-/// a connection is closed without a word.
-const REFUSALS: usize = 64;
+/// The value of `Keep-Alive`: how long an idle connection is kept.
+pub(super) type Announced = Option<HeaderValue>;
 
-/// A connection that is to be refused has this long to send the request that the refusal answers.
-const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
+/// So much earlier than is said: a request may be under way when the time is over.
+const MARGIN: Duration = Duration::from_secs(2);
 
 /// Admits or refuses a new connection.
 #[derive(Clone)]
 pub(super) struct Gate {
-    limit: usize,
-    places: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
+    room: Arc<Room>,
     refused: IntCounter,
     patience: Patience,
+    announced: Announced,
+    is_encrypted: bool,
 }
 
 impl Gate {
-    /// `refused` counts those for which there was no place.
-    pub(super) fn new(settings: &HttpSettings, refused: IntCounter) -> Self {
-        let limit = settings.max_connections;
+    /// `refused` counts those for which there was no room or no place.
+    pub(super) fn new(
+        settings: &HttpSettings,
+        room: Arc<Room>,
+        refused: IntCounter,
+        is_encrypted: bool,
+    ) -> Self {
         Self {
-            limit,
-            places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
-            refusals: Arc::new(Semaphore::new(REFUSALS)),
+            room,
             refused,
             patience: Patience {
-                idle: settings.header_timeout,
+                request: settings.header_timeout,
+                idle: settings.idle_timeout,
                 sending: settings.body_timeout,
             },
+            announced: announced(settings.idle_timeout),
+            is_encrypted,
         }
     }
+}
 
-    /// A place, and whether it is only one for being refused.
-    fn place(&self) -> io::Result<(OwnedSemaphorePermit, bool)> {
-        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-            return Ok((place, false));
-        }
-        self.refused.inc();
-        match Arc::clone(&self.refusals).try_acquire_owned() {
-            Ok(place) => Ok((place, true)),
-            Err(_) => Err(io::Error::other(
-                "too many connections beyond RERANKER_MAX_CONNECTIONS",
-            )),
-        }
-    }
+fn announced(idle: Duration) -> Announced {
+    let seconds = idle.saturating_sub(MARGIN).as_secs();
+    (seconds > 0).then(|| format!("timeout={seconds}").try_into().expect("ASCII"))
 }
 
 impl<S> Accept<TcpStream, S> for Gate {
@@ -71,20 +69,27 @@ impl<S> Accept<TcpStream, S> for Gate {
     type Future = Ready<io::Result<(Connection, Service<S>)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        ready(self.place().and_then(|(place, is_refused)| {
-            // Answers are written whole; waiting for more to send would only delay them.
-            stream.set_nodelay(true)?;
-            let mut patience = self.patience;
-            if is_refused {
-                patience.idle = patience.idle.min(REFUSAL_PATIENCE);
+        let activity = Arc::new(Activity::new(self.patience));
+        let Some(seat) = self.room.enter(&activity) else {
+            self.refused.inc();
+            if !self.is_encrypted {
+                connection::tell_that_there_is_no_room(&stream);
             }
-            let activity = Arc::new(Activity::new(patience));
-            let service = Service::new(
-                service,
-                Arc::clone(&activity),
-                is_refused.then_some(self.limit),
-            );
-            Ok((Connection::new(stream, activity, place), service))
-        }))
+            return ready(Err(io::Error::other("there is no room for a connection")));
+        };
+        // Answers are written whole; waiting for more to send would only delay them.
+        if let Err(error) = stream.set_nodelay(true) {
+            return ready(Err(error));
+        }
+        let seat = Arc::new(seat);
+        let service = Service::new(
+            service,
+            Arc::clone(&activity),
+            Arc::clone(&seat),
+            self.refused.clone(),
+            self.announced.clone(),
+        );
+        let connection = Connection::new(stream, activity, seat, self.is_encrypted);
+        ready(Ok((connection, service)))
     }
 }

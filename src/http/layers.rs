@@ -19,7 +19,7 @@ use tower_http::{
 use super::{
     App, access, auth,
     request_id::{self, X_REQUEST_ID},
-    unread,
+    strict, unread,
 };
 use crate::config::Origin;
 
@@ -50,14 +50,16 @@ const EXPOSED: [&str; 10] = [
 /// 2. the line of the log and the count, so that no answer goes without;
 /// 3. CORS, which answers preflights itself, and lets pages read refusals too;
 /// 4. the end of a connection on which a body was left unread, by whatever is further in;
-/// 5. the key, so that a stranger costs nothing more than this;
-/// 6. compression of the answers that the routes give.
+/// 5. the refusal of requests that can be read in two ways;
+/// 6. the key, so that a stranger costs nothing more than this;
+/// 7. compression of the answers that the routes give.
 ///
 /// Limits of a body are not here: `body` has them, where it is read.
 pub(super) fn guarded(router: Router, app: &Arc<App>) -> Router {
     let router = router
         .layer(compression())
         .layer(from_fn_with_state(Arc::clone(app), auth::require_key))
+        .layer(from_fn(strict::refuse_ambiguous))
         .layer(from_fn(unread::announce_close));
     let origins = &app.settings.access.cors_origins;
     let router = if origins.is_empty() {

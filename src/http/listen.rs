@@ -1,13 +1,13 @@
 //! The socket: what listens on it, how connections are served, and how that ends.
 
 use std::{
-    future::Future,
     io,
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -16,15 +16,37 @@ use axum_server::{Handle, Server};
 use tokio::{net::TcpListener, time::sleep};
 use tracing::{debug, info, warn};
 
-use super::{App, gate::Gate, reload::Watch, router, tls::Tls};
+use super::{
+    App,
+    descriptors::Share,
+    gate::Gate,
+    intake::Intake,
+    reload::{self, Watch},
+    room::Room,
+    router,
+    tls::Tls,
+};
 use crate::{config::HttpSettings, metrics::Refused};
 
 /// Requests at once on one HTTP/2 connection. The queue is the bound that matters; this one keeps a single client from
 /// having bodies without end in memory.
 const STREAMS_PER_CONNECTION: u32 = 64;
 
-/// What an HTTP/1 connection may hold in its buffer: the line and headers of one request fit, or it is refused (431).
-const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+/// What the client of an HTTP/2 connection may send ahead of what is read of it, and what is kept of an answer ahead of
+/// what it takes. A body of 32 MB from the other side of the world (0.2 s there and back) still arrives in time.
+const HTTP2_WINDOW_BYTES: u32 = 256 * 1024;
+const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
+const HTTP2_FRAME_BYTES: u32 = 16 * 1024;
+
+/// Streams that a client has opened and reset again before they were looked at, and streams that were reset because of
+/// what it sent. One more ends the connection.
+const HTTP2_RESETS: usize = 64;
+
+/// The line and headers of one request fit, or it is refused (431).
+const HEADER_BYTES: u32 = 64 * 1024;
+
+/// A second signal this soon is the first one, sent on by the program that started this one.
+const SAME_SIGNAL: Duration = Duration::from_millis(250);
 
 /// An open port, and the certificate if it is to speak HTTPS.
 pub struct Listener {
@@ -66,51 +88,64 @@ impl Listener {
     async fn answer(self, routes: Router, app: &App, handle: Handle<SocketAddr>) -> io::Result<()> {
         let settings = &app.settings;
         let refused = app.metrics.refused(Refused::Connections);
-        let gate = Gate::new(settings, refused);
+        let share = Share::of(settings.max_connections);
+        let room = Room::new(share.places, share.beside);
+        let gate = Gate::new(settings, room, refused, self.tls.is_some());
         let mut server = Server::from_listener(self.tcp)
             .handle(handle)
             .accept_error_handler(note_failed_accept());
         let http = server.http_builder();
-        http.http1().max_buf_size(HTTP1_BUFFER_BYTES);
-        http.http2().max_concurrent_streams(STREAMS_PER_CONNECTION);
-        let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
+        // Encrypted connections say when their client is gone; on others `Connection` finds out.
+        http.http1()
+            .half_close(self.tls.is_none())
+            .max_buf_size(HEADER_BYTES as usize);
+        http.http2()
+            .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+            .initial_connection_window_size(HTTP2_WINDOW_BYTES)
+            .max_send_buf_size(HTTP2_SEND_BUFFER_BYTES)
+            .max_frame_size(HTTP2_FRAME_BYTES)
+            .max_header_list_size(HEADER_BYTES)
+            .max_pending_accept_reset_streams(HTTP2_RESETS)
+            .max_local_error_reset_streams(HTTP2_RESETS);
+        let intake = Intake::new(routes, share.places.saturating_add(share.beside));
         match self.tls {
-            None => server.acceptor(gate).serve(routes).await,
+            None => server.acceptor(gate).serve(intake).await,
             Some(tls) => {
                 let gate = tls.around(gate, settings.header_timeout);
-                server.acceptor(gate).serve(routes).await
+                server.acceptor(gate).serve(intake).await
             }
         }
     }
 }
 
-/// Serves until `shutdown`, then drains: no new connections, requests in progress are finished, within limits.
+/// Serves until `stop` says so, then drains: no new connections, requests in progress are finished, within limits or
+/// until `stop` says so again.
 ///
 /// # Errors
 /// If the socket fails.
-pub async fn serve(
-    listener: Listener,
-    app: Arc<App>,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<()> {
+pub async fn serve(listener: Listener, app: Arc<App>, mut stop: impl AsyncFnMut()) -> Result<()> {
     reload_what_changes(&listener, &app)?;
     warn_if_open(listener.local_addr()?, &app);
     let handle = Handle::new();
     let drain = async {
-        shutdown.await;
+        stop().await;
         let timeout = app.settings.drain_timeout;
         info!(
             timeout_ms = timeout.as_millis(),
-            "stopping: finishing requests in progress"
+            "stopping: finishing requests in progress; a second signal gives them up"
         );
         handle.graceful_shutdown(None);
-        sleep(timeout).await;
+        tokio::select! {
+            () = sleep(timeout) => "they did not finish within RERANKER_DRAIN_TIMEOUT_MS",
+            () = told_again(&mut stop) => "told to stop again",
+        }
     };
     let routes = router(&app);
     tokio::select! {
         stopped = listener.answer(routes, &app, handle.clone()) => stopped?,
-        () = drain => {
-            warn!("requests in progress did not finish within RERANKER_DRAIN_TIMEOUT_MS; giving them up");
+        why = drain => {
+            warn!("giving up requests in progress: {why}");
             handle.shutdown();
         }
     }
@@ -119,6 +154,13 @@ pub async fn serve(
     }
     info!("stopped");
     Ok(())
+}
+
+async fn told_again(stop: &mut impl AsyncFnMut()) {
+    let first = Instant::now();
+    while first.elapsed() < SAME_SIGNAL {
+        stop().await;
+    }
 }
 
 /// Tasks that end with the process.
@@ -133,6 +175,9 @@ fn reload_what_changes(listener: &Listener, app: &App) -> Result<()> {
     {
         let watch = Watch::new(vec![file.clone()])?;
         tokio::spawn(watch.run(move || keys.reload()));
+    }
+    if listener.tls.is_none() && app.settings.access.keys.file.is_none() {
+        tokio::spawn(reload::nothing()?);
     }
     Ok(())
 }

@@ -16,11 +16,13 @@ use super::{App, openapi};
 const SECURITY: [(HeaderName, &str); 3] = [
     (
         header::CONTENT_SECURITY_POLICY,
-        "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'",
+        "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'self'",
     ),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),
 ];
+
+const PLAYGROUND: &str = include_str!("ui/index.html");
 
 pub(super) fn router() -> Router<Arc<App>> {
     let docs = SwaggerUi::new("/docs")
@@ -29,7 +31,11 @@ pub(super) fn router() -> Router<Arc<App>> {
     Router::new()
         .route(
             "/ui",
-            get(async || page("text/html; charset=utf-8", include_str!("ui/index.html"))),
+            get(async || page("text/html; charset=utf-8", PLAYGROUND)),
+        )
+        .route(
+            "/ui/",
+            get(async || page("text/html; charset=utf-8", one_level_down(PLAYGROUND))),
         )
         .route(
             "/ui/style.css",
@@ -42,6 +48,11 @@ pub(super) fn router() -> Router<Arc<App>> {
         .merge(docs)
 }
 
-fn page(content_type: &'static str, content: &'static str) -> impl IntoResponse {
+/// A page at an address with a slash more: its links mean what they mean without.
+fn one_level_down(page: &str) -> String {
+    page.replacen("<head>", "<head>\n  <base href=\"../\">", 1)
+}
+
+fn page(content_type: &'static str, content: impl IntoResponse) -> impl IntoResponse {
     (SECURITY, [(header::CONTENT_TYPE, content_type)], content)
 }

@@ -24,6 +24,18 @@ pub(super) struct Watch {
     hangup: Signal,
 }
 
+/// Where there is nothing to read again, SIGHUP still must not end the process.
+pub(super) fn nothing() -> Result<impl Future<Output = ()> + Send> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            info!(
+                "SIGHUP: there are no keys and no certificate to read again, as none come from files; going on"
+            );
+        }
+    })
+}
+
 /// What differs after a write, a rename over the file, or a swapped link: inode, bytes, seconds, nanoseconds.
 type Look = (u64, u64, i64, i64);
 

@@ -240,11 +240,8 @@ fn the_other_routes_answer_as_before() {
         (wrong_method.status, wrong_method.json()),
         (405, json!({"detail": "Method Not Allowed"}))
     );
-    let slash = server.post("/rerank/", GUIDE);
-    assert_eq!(
-        (slash.status, slash.header("location")),
-        (307, Some("/rerank"))
-    );
+    // The old service sent a redirect, which some clients do not follow.
+    assert_eq!(server.post("/rerank/", GUIDE).json()["count"], 2);
 }
 
 #[test]

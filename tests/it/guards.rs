@@ -2,8 +2,13 @@
 
 mod bodies;
 mod browsers;
+mod clients;
 mod connections;
+mod http2;
 mod keys;
+mod room;
+mod signals;
+mod strict;
 mod tls;
 
 use crate::support::{Answer, Server, read_answer};

@@ -53,6 +53,15 @@ pub(crate) fn program() -> Command {
     command
 }
 
+/// The program in a shell that has run a command such as `ulimit`.
+pub(crate) fn program_under(shell: &str) -> Command {
+    let mut command = Command::new("/bin/bash");
+    clean(&mut command)
+        .args(["-c", &format!("{shell}; exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_reranker"));
+    command
+}
+
 fn clean(command: &mut Command) -> &mut Command {
     command
         .env_clear()
@@ -64,11 +73,7 @@ impl Server {
     /// Starts with the demo model in a shell that has run a command such as `ulimit`, and waits until
     /// it is ready.
     pub(crate) fn start_under(shell: &str, options: &[(&str, &str)]) -> Self {
-        let mut command = Command::new("/bin/bash");
-        command
-            .args(["-c", &format!("{shell}; exec \"$0\" \"$@\"")])
-            .arg(env!("CARGO_BIN_EXE_reranker"));
-        let server = Self::spawn(command, options);
+        let server = Self::spawn(program_under(shell), options);
         server.wait_for_log("ready");
         server
     }
@@ -161,6 +166,16 @@ impl Server {
         let line = status.lines().find_map(|line| line.strip_prefix(field));
         let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
         kibibytes.unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// How many files it may have open.
+    pub(crate) fn open_files_limit(&self) -> u64 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.process.id())).unwrap();
+        let line = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"));
+        let soft = line.and_then(|line| line.split_whitespace().next());
+        soft.unwrap().parse().unwrap()
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {

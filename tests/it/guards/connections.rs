@@ -1,4 +1,4 @@
-//! Connections: how many, how slow, and over HTTP/2.
+//! Connections: how slow, how long idle, and how they end.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -7,14 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{
-    body::{Body, to_bytes},
-    http::{Request, Version},
-};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use serde_json::Value;
-
-use super::{BODY, ask, detail};
+use super::ask;
 use crate::support::{Server, read_answer};
 
 const GET: &str = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -28,7 +21,10 @@ fn rest(mut stream: TcpStream) -> Vec<u8> {
 
 #[test]
 fn a_request_that_does_not_come_ends_the_connection() {
-    let server = Server::start(&[("RERANKER_HEADER_TIMEOUT_MS", "500")]);
+    let server = Server::start(&[
+        ("RERANKER_HEADER_TIMEOUT_MS", "500"),
+        ("RERANKER_IDLE_TIMEOUT_MS", "500"),
+    ]);
     let limit = Duration::from_millis(500);
     // Nothing at all, the beginning of a request, a byte every 50 ms, and one request with nothing after it.
     for (sent, trickle, answers) in [
@@ -63,9 +59,81 @@ fn a_request_that_does_not_come_ends_the_connection() {
     assert_eq!(bytes.matches("HTTP/1.1 200").count(), 2, "{bytes}");
 }
 
+/// One answer to a `GET` on a connection that stays open; the body is one flat object.
+fn next_answer(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    while answer.last() != Some(&b'}') {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        answer.extend(byte);
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+#[test]
+fn an_idle_connection_has_a_time_of_its_own_and_is_told_how_long() {
+    let server = Server::start(&[
+        ("RERANKER_HEADER_TIMEOUT_MS", "100"),
+        ("RERANKER_IDLE_TIMEOUT_MS", "60000"),
+    ]);
+    let mut stream = server.begin(GET, b"");
+    assert!(next_answer(&mut stream).contains("keep-alive: timeout=58\r\n"));
+    thread::sleep(Duration::from_millis(500));
+    stream.write_all(GET.as_bytes()).unwrap();
+    assert!(next_answer(&mut stream).starts_with("HTTP/1.1 200"));
+    // From its first byte on a request has the shorter time.
+    let began = Instant::now();
+    stream.write_all(b"GET /he").unwrap();
+    rest(stream);
+    assert!(began.elapsed() < Duration::from_secs(50));
+
+    let server = Server::start(&[("RERANKER_IDLE_TIMEOUT_MS", "2500")]);
+    let mut stream = server.begin(GET, b"");
+    assert!(!next_answer(&mut stream).contains("keep-alive"));
+}
+
+#[test]
+fn a_request_that_has_come_before_an_idle_connection_ends_is_answered() {
+    let server = Server::start(&[("RERANKER_IDLE_TIMEOUT_MS", "300")]);
+    for _ in 0..5 {
+        let mut stream = server.begin(GET, b"");
+        next_answer(&mut stream);
+        // The request comes in time, and the server is too busy to read it until the time is over.
+        server.signal("STOP");
+        stream.write_all(GET.as_bytes()).unwrap();
+        thread::sleep(Duration::from_millis(500));
+        server.signal("CONT");
+        assert!(next_answer(&mut stream).starts_with("HTTP/1.1 200"));
+    }
+}
+
+#[test]
+fn requests_at_the_end_of_the_idle_time_are_answered_or_not_read_at_all() {
+    let server = Server::start(&[("RERANKER_IDLE_TIMEOUT_MS", "50")]);
+    let (mut answered, mut closed) = (0, 0);
+    for round in 0..60 {
+        let mut stream = server.begin(GET, b"");
+        next_answer(&mut stream);
+        thread::sleep(Duration::from_micros(48_000 + 60 * round));
+        let _ = stream.write_all(GET.as_bytes());
+        let bytes = rest(stream);
+        match &*bytes {
+            [] => closed += 1,
+            answer if answer.starts_with(b"HTTP/1.1 200") && answer.ends_with(b"}") => {
+                answered += 1;
+            }
+            other => panic!("{}", String::from_utf8_lossy(other)),
+        }
+    }
+    assert_eq!(answered + closed, 60);
+}
+
 #[test]
 fn a_request_may_take_longer_than_the_next_one_may_be_away() {
-    let server = Server::start(&[("RERANKER_HEADER_TIMEOUT_MS", "50")]);
+    let server = Server::start(&[
+        ("RERANKER_HEADER_TIMEOUT_MS", "50"),
+        ("RERANKER_IDLE_TIMEOUT_MS", "50"),
+    ]);
     let content = "un serveur web rapide et léger pour les fichiers statiques ".repeat(25);
     let document = |i| format!(r#"{{"content":"{i} {content}"}}"#);
     let documents: Vec<String> = (0..60).map(document).collect();
@@ -90,82 +158,10 @@ fn an_answer_that_nobody_takes_ends_the_connection() {
     );
     server.wait_for_log("reranked");
     // Its place is free again although it still holds its end open.
-    while ask(&server, "GET", "/health", &[]).status != 200 {
+    while ask(&server, "GET", "/info", &[]).status != 200 {
         thread::sleep(Duration::from_millis(20));
     }
     drop(stream);
-}
-
-#[test]
-fn pings_do_not_keep_an_http2_connection() {
-    let server = Server::start(&[
-        ("RERANKER_HEADER_TIMEOUT_MS", "300"),
-        ("RERANKER_BODY_TIMEOUT_MS", "500"),
-    ]);
-    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
-    let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
-    let began = Instant::now();
-    let mut stream = server.begin("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings);
-    stream
-        .set_read_timeout(Some(Duration::from_millis(50)))
-        .unwrap();
-    let mut bytes = [0; 1024];
-    // Each ping is answered, and an answer taken counts, but no longer than the time of a body.
-    while stream.write_all(&ping).is_ok() && !matches!(stream.read(&mut bytes), Ok(0)) {
-        thread::sleep(Duration::from_millis(20));
-    }
-    assert!(began.elapsed() >= Duration::from_millis(300 + 500));
-}
-
-#[test]
-fn one_connection_past_the_limit_is_told_so() {
-    let server = Server::start(&[("RERANKER_MAX_CONNECTIONS", "2")]);
-    // Both have been let in once they are answered; the body is one flat object.
-    let [mut first, second] = [(); 2].map(|()| {
-        let mut stream = server.begin(GET, b"");
-        let mut byte = [0];
-        while byte != *b"}" {
-            stream.read_exact(&mut byte).unwrap();
-        }
-        stream
-    });
-    let refused = ask(&server, "GET", "/health", &[]);
-    assert_eq!(refused.status, 503);
-    assert_eq!(
-        (refused.header("retry-after"), refused.header("connection")),
-        (Some("1"), Some("close"))
-    );
-    assert!(refused.header("x-request-id").is_some());
-    assert_eq!(
-        detail(&refused),
-        "all 2 connections are taken; close idle ones, retry in 1 s, or raise RERANKER_MAX_CONNECTIONS"
-    );
-    // The two at the limit work.
-    first
-        .write_all(
-            GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")
-                .as_bytes(),
-        )
-        .unwrap();
-    assert_eq!(read_answer(first).status, 200);
-    drop(second);
-    while ask(&server, "GET", "/health", &[]).status != 200 {
-        thread::yield_now();
-    }
-}
-
-#[test]
-fn far_past_the_limit_connections_are_closed_without_a_word() {
-    let server = Server::start(&[("RERANKER_MAX_CONNECTIONS", "1")]);
-    let mut first = server.begin(GET, b"");
-    first.read_exact(&mut [0; 12]).unwrap();
-    // On a machine that is very busy the first refusals may be over before the last begins.
-    let closed_without_a_word = (0..20).any(|_| {
-        let _refused: Vec<TcpStream> = (0..64).map(|_| server.begin("", b"")).collect();
-        thread::sleep(Duration::from_millis(100));
-        rest(server.begin(GET, b"")).is_empty()
-    });
-    assert!(closed_without_a_word);
 }
 
 #[test]
@@ -183,39 +179,6 @@ fn idle_connections_do_not_hold_up_the_end() {
     let mut rest = Vec::new();
     let ended = idle.read_to_end(&mut rest);
     assert!(ended.is_ok() || ended.unwrap_err().kind() == ErrorKind::ConnectionReset);
-}
-
-#[test]
-fn http2_without_tls_by_prior_knowledge() {
-    let server = Server::start(&[]);
-    let uri = format!("http://{}/rerank", server.address);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let client: Client<_, Body> = Client::builder(TokioExecutor::new())
-            .http2_only(true)
-            .build_http();
-        let ask = || async {
-            let request = Request::post(&uri)
-                .header("content-type", "application/json")
-                .body(Body::from(BODY))
-                .unwrap();
-            let answer = client.request(request).await.unwrap();
-            assert_eq!(
-                (answer.status().as_u16(), answer.version()),
-                (200, Version::HTTP_2)
-            );
-            assert!(answer.headers().contains_key("x-request-id"));
-            let body = to_bytes(Body::new(answer.into_body()), 10_000)
-                .await
-                .unwrap();
-            serde_json::from_slice::<Value>(&body).unwrap()["count"].clone()
-        };
-        let (one, other) = tokio::join!(ask(), ask());
-        assert_eq!((one, other), (2.into(), 2.into()));
-    });
 }
 
 #[test]
@@ -249,7 +212,7 @@ fn a_connection_whose_body_was_not_read_says_that_it_ends() {
         let length = stream.read(&mut answer).unwrap();
         String::from_utf8_lossy(&answer[..length]).to_ascii_lowercase()
     };
-    for (path, closes) in [("/rerank", false), ("/rerank/", true), ("/nothing", true)] {
+    for (path, closes) in [("/rerank", false), ("/rerank/", false), ("/nothing", true)] {
         let answer = ask(path);
         assert_eq!(
             answer.contains("connection: close"),
