@@ -106,7 +106,7 @@ fn a_drain_that_takes_too_long_is_cut_short() {
     );
     wait_until_queued(&server);
     server.signal("TERM");
-    server.wait_for_log("giving them up");
+    server.wait_for_log("giving up requests in progress: they did not finish");
     assert!(server.wait().success());
 }
 
