@@ -1,4 +1,4 @@
-//! The C library's allocator: how many arenas it has, and when it gives memory back.
+//! The C library's allocator: how many arenas it has, what it maps, and when it gives memory back.
 //!
 //! glibc keeps freed memory for the next allocation. After a burst of large requests that can be
 //! gigabytes which nothing needs, and which count against the container's limit. Other C libraries
@@ -16,12 +16,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Less than this is not worth going through the allocator's lists.
 const WORTHWHILE: usize = 16 << 20;
 
+/// Allocations from this size on are mapped, and unmapped when they are freed.
+const MAPPED: usize = 512 * 1024;
+
 /// Keeps glibc from making an arena of 64 MiB of address space for every thread: there are more
 /// threads than processors, and under a limit on address space (`ulimit -v`) the arenas would use it
-/// up. To be called before the first thread is started.
-pub(crate) fn limit_arenas() {
+/// up. Keeps it from putting large bodies and texts into arenas, where giving them back takes long
+/// and holds up every thread that shares the arena. To be called before the first thread is started.
+pub(crate) fn tune() {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    libc::limit_arenas(processors.clamp(2, 8));
+    libc::tune(processors.clamp(2, 8), MAPPED);
 }
 
 /// Gives memory back to the system whenever requests have held much more of it than they hold now;
@@ -42,10 +46,15 @@ pub(crate) async fn give_back(budget: Arc<Budget>) {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "settings of the C library")]
 mod libc {
-    pub(super) fn limit_arenas(number: usize) {
-        let number = i32::try_from(number).unwrap_or(i32::MAX);
-        // SAFETY: `mallopt` may be called at any time; it takes its own lock and changes a number.
-        unsafe { ::libc::mallopt(::libc::M_ARENA_MAX, number) };
+    pub(super) fn tune(arenas: usize, mapped: usize) {
+        for (option, value) in [
+            (::libc::M_ARENA_MAX, arenas),
+            (::libc::M_MMAP_THRESHOLD, mapped),
+        ] {
+            let value = i32::try_from(value).unwrap_or(i32::MAX);
+            // SAFETY: `mallopt` may be called at any time; it takes its own lock and sets a number.
+            unsafe { ::libc::mallopt(option, value) };
+        }
     }
 
     pub(super) fn trim() {
@@ -56,7 +65,7 @@ mod libc {
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 mod libc {
-    pub(super) fn limit_arenas(_: usize) {}
+    pub(super) fn tune(_: usize, _: usize) {}
 
     pub(super) fn trim() {}
 }

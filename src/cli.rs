@@ -140,7 +140,7 @@ fn begin(log: &LogArgs) -> Result<()> {
 
 fn serve(args: &ServeArgs) -> Result<()> {
     begin(&args.log)?;
-    allocator::limit_arenas();
+    allocator::tune();
     let runtime = threads::start()?;
     let signals = runtime.block_on(async { Signals::watch() })?;
     let config = args.resolve()?;

@@ -6,6 +6,8 @@
 //! A request whose deadline leaves less than one batch of slack is urgent, and so is every request
 //! whose deadline is earlier. While there are urgent ones, the others that go first share half a
 //! batch, and the urgent ones have the rest, in the order of deadlines: neither starves the other.
+//! A batch in which requests are done is filled up with work of others, urgent ones aside, for a short
+//! time only.
 //!
 //! **Admission.** A request is admitted, whole, if it and every request admitted before it can be
 //! done by its deadline. Requests of more than one batch may use [`LARGE_SHARE`] of their time only,
@@ -23,6 +25,13 @@ mod simulation;
 use std::collections::{BinaryHeap, VecDeque};
 
 pub use self::pace::Pace;
+
+/// Seconds that a request which would be done with a batch may wait for larger ones to be computed
+/// in the same batch.
+const FILLING: f64 = 0.02;
+
+/// A forecast may be wrong by this share of the time that it looks ahead before requests are shed.
+const UNCERTAINTY: f64 = 0.1;
 
 /// The share of the time until its deadline that a request of more than one batch may count on.
 pub(crate) const LARGE_SHARE: f64 = 0.95;
@@ -56,6 +65,16 @@ impl Forecast {
     /// When so many tokens are done, if nothing else goes before them.
     fn finish(&self, tokens: usize) -> f64 {
         self.now + self.busy + tokens as f64 * self.seconds_per_token
+    }
+
+    /// The tokens that are done in so many seconds; without bound if the speed is not known.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a conversion that saturates is what is wanted"
+    )]
+    fn tokens_in(&self, seconds: f64) -> usize {
+        (seconds / self.seconds_per_token) as usize
     }
 }
 
@@ -234,7 +253,8 @@ impl<T> Queue<T> {
             work += waiting.tokens;
             kept.push((waiting.tokens, place));
             let finish = forecast.finish(work);
-            if finish > waiting.due
+            let ahead = (waiting.due - forecast.now).max(0.0);
+            if finish > waiting.due + UNCERTAINTY * ahead
                 && let Some((tokens, largest)) = kept.pop()
             {
                 work -= tokens;
@@ -255,37 +275,51 @@ impl<T> Queue<T> {
     pub(crate) fn next_batch(&mut self, forecast: &Forecast) -> Vec<Entry<T>> {
         let mut batch = Vec::new();
         let urgent = self.urgent(forecast);
+        let whole = self.limits.batch_tokens;
         let mut shortest_first: Vec<usize> = (0..self.line.len()).collect();
         shortest_first.sort_by_key(|&place| self.line[place].tokens);
-        if urgent > 0 {
-            let half = self.limits.batch_tokens / 2;
-            let small = |&&place: &&usize| self.line[place].tokens <= half;
-            let small: Vec<usize> = shortest_first.iter().take_while(small).copied().collect();
-            self.fill(&mut batch, small, half);
-            self.fill(&mut batch, 0..urgent, self.limits.batch_tokens);
-        }
-        self.fill(&mut batch, shortest_first, self.limits.batch_tokens);
+        let done_with_it =
+            self.fitting(&shortest_first, if urgent > 0 { whole / 2 } else { whole });
+        let (small, others) = shortest_first.split_at(done_with_it);
+        self.fill(&mut batch, small.iter().copied(), whole);
+        self.fill(&mut batch, 0..urgent, whole);
+        let most = if small.is_empty() {
+            whole
+        } else {
+            whole.min(tokens_in(&batch).saturating_add(forecast.tokens_in(FILLING)))
+        };
+        self.fill(&mut batch, others.iter().copied(), most);
         self.pairs -= batch.len();
         self.line.retain(|waiting| !waiting.pairs.is_empty());
         batch
     }
 
-    /// Adds the pairs of requests, given by their places in line, until the next one would make it
-    /// more than so many tokens.
+    /// How many requests, from the first of these places in line, fit whole in so many tokens and in
+    /// the pairs of a batch.
+    fn fitting(&self, places: &[usize], most: usize) -> usize {
+        let (mut tokens, mut pairs) = (0, 0);
+        let fit = places.iter().take_while(|&&place| {
+            tokens += self.line[place].tokens;
+            pairs += self.line[place].pairs.len();
+            tokens <= most && pairs <= self.limits.batch_pairs
+        });
+        fit.count()
+    }
+
+    /// Adds the pairs of requests, given by their places in line, until the next one would make the
+    /// batch more than so many tokens. A pair larger than a batch has one of its own.
     fn fill(
         &mut self,
         batch: &mut Vec<Entry<T>>,
         places: impl IntoIterator<Item = usize>,
         most: usize,
     ) {
-        let mut tokens: usize = batch.iter().map(|entry| entry.tokens).sum();
+        let mut tokens = tokens_in(batch);
         for place in places {
             let waiting = &mut self.line[place];
             while let Some(next) = waiting.pairs.front() {
                 let fits = tokens + next.tokens <= most && batch.len() < self.limits.batch_pairs;
-                // A pair larger than a batch has one of its own.
-                let is_alone = batch.is_empty() && most == self.limits.batch_tokens;
-                if !(fits || is_alone) {
+                if !fits && !batch.is_empty() {
                     return;
                 }
                 tokens += next.tokens;
@@ -327,6 +361,10 @@ impl<T> Queue<T> {
         self.tokens -= cancelled.tokens;
         cancelled.pairs.len()
     }
+}
+
+fn tokens_in<T>(batch: &[Entry<T>]) -> usize {
+    batch.iter().map(|entry| entry.tokens).sum()
 }
 
 fn tokens_of<'a, T: 'a>(waiting: impl Iterator<Item = &'a Waiting<T>>) -> usize {
@@ -420,16 +458,16 @@ mod tests {
         let mut queue = Queue::new(limits(100, 100, 1000));
         push_by(&mut queue, 1, &[50; 20], 14.0, &at(0.0)).unwrap();
         push_by(&mut queue, 2, &[50], 20.0, &at(0.0)).unwrap();
-        assert_eq!(next_at(&mut queue, &at(0.0)), [(2, 0), (1, 0)]);
+        assert_eq!(next_at(&mut queue, &at(0.0)), [(2, 0)], "done sooner alone");
         for small in 3..6 {
             push_by(&mut queue, small, &[20], 20.0, &at(4.0)).unwrap();
         }
         assert_eq!(
             next_at(&mut queue, &at(4.0)),
-            [(3, 0), (4, 0), (1, 1)],
-            "9.5 s of work are left and 10 s of time"
+            [(3, 0), (4, 0), (1, 0)],
+            "10 s of work are left and 10 s of time"
         );
-        assert_eq!(next_at(&mut queue, &at(0.0)), [(5, 0), (1, 2)]);
+        assert_eq!(next_at(&mut queue, &at(0.0)), [(5, 0)]);
     }
 
     #[test]
