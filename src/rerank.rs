@@ -265,7 +265,7 @@ impl Reranker {
         extents: &Arc<[Extent]>,
         due: Instant,
     ) -> Result<Vec<Tokens>> {
-        let pieces = plan.pieces(extents).into_iter();
+        let pieces = plan.pieces().into_iter();
         let work = pieces.map(|(bytes, range)| {
             let (plan, tokenizer) = (Arc::clone(plan), Arc::clone(&self.tokenizer));
             let extents = Arc::clone(extents);

@@ -13,9 +13,6 @@ use crate::{
     tokenizer::{Encoding, Extent, PairTokenizer, Tokens, strip},
 };
 
-/// Bytes of text of a document that decide a token, in a long run of them; only estimates use it.
-const BYTES_PER_TOKEN: usize = 8;
-
 /// Bytes of text that are one piece of work.
 const PIECE: usize = 32 * 1024;
 
@@ -75,11 +72,12 @@ impl Plan {
         extents.into_iter().flatten().collect()
     }
 
-    /// Distinct documents in pieces of work, each with the bytes that are likely to be read.
-    pub(super) fn pieces(&self, extents: &[Extent]) -> Vec<(usize, Range<usize>)> {
+    /// Distinct documents in pieces of work, each with its bytes. Of a long document few bytes are
+    /// likely to be read, but there are texts that must be read to their end.
+    pub(super) fn pieces(&self) -> Vec<(usize, Range<usize>)> {
         let mut pieces: Vec<(usize, Range<usize>)> = Vec::new();
         for (place, &document) in self.documents.iter().enumerate() {
-            let bytes = bytes_read(&self.job.documents[document], extents[place]);
+            let bytes = self.job.documents[document].len();
             match pieces.last_mut() {
                 Some((sum, range)) if *sum + bytes <= PIECE => {
                     *sum += bytes;
@@ -204,9 +202,4 @@ fn distinct(texts: &[Arc<str>]) -> (Vec<usize>, Vec<usize>) {
     });
     let groups = groups.collect();
     (firsts, groups)
-}
-
-fn bytes_read(text: &str, extent: Extent) -> usize {
-    text.len()
-        .min(extent.tokens.saturating_mul(BYTES_PER_TOKEN))
 }
