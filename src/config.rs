@@ -118,7 +118,7 @@ pub struct ModelArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Batching")]
 pub struct BatchArgs {
-    /// Tokens computed at once, and a request's turn while others wait [default: 1536 on the CPU, measured at the start on a GPU]
+    /// Tokens computed at once; a request that comes meanwhile waits for them [default: 768 on the CPU, measured at the start on a GPU]
     #[arg(long, env = "RERANKER_MAX_BATCH_TOKENS", value_name = "TOKENS")]
     pub max_batch_tokens: Option<usize>,
 

@@ -35,8 +35,9 @@ use crate::{
 #[cfg(not(feature = "cuda"))]
 const NO_CUDA: &str = "this build has no CUDA support";
 
-/// Tokens computed at once on the CPU: more gain nothing there and take memory.
-const CPU_BATCH_TOKENS: usize = 1536;
+/// Tokens computed at once on the CPU. A small request waits for what is being computed; twice as
+/// many gain 2 % in int8 and nothing in f32 (six layers of the full size, on a Zen 4).
+const CPU_BATCH_TOKENS: usize = 768;
 
 /// A model that reads a query and a document together and says how well the second answers the first.
 pub trait CrossEncoder: Send {
