@@ -19,13 +19,17 @@ const WORTHWHILE: usize = 16 << 20;
 /// Allocations from this size on are mapped, and unmapped when they are freed.
 const MAPPED: usize = 512 * 1024;
 
+/// Free memory at the end of an arena that is kept for the next allocation. glibc's own choice is
+/// small once the size above is set, and every batch would get its memory anew.
+const KEPT: usize = 32 << 20;
+
 /// Keeps glibc from making an arena of 64 MiB of address space for every thread: there are more
 /// threads than processors, and under a limit on address space (`ulimit -v`) the arenas would use it
 /// up. Keeps it from putting large bodies and texts into arenas, where giving them back takes long
 /// and holds up every thread that shares the arena. To be called before the first thread is started.
 pub(crate) fn tune() {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    libc::tune(processors.clamp(2, 8), MAPPED);
+    libc::tune(processors.clamp(2, 8), MAPPED, KEPT);
 }
 
 /// Gives memory back to the system whenever requests have held much more of it than they hold now;
@@ -46,10 +50,11 @@ pub(crate) async fn give_back(budget: Arc<Budget>) {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "settings of the C library")]
 mod libc {
-    pub(super) fn tune(arenas: usize, mapped: usize) {
+    pub(super) fn tune(arenas: usize, mapped: usize, kept: usize) {
         for (option, value) in [
             (::libc::M_ARENA_MAX, arenas),
             (::libc::M_MMAP_THRESHOLD, mapped),
+            (::libc::M_TRIM_THRESHOLD, kept),
         ] {
             let value = i32::try_from(value).unwrap_or(i32::MAX);
             // SAFETY: `mallopt` may be called at any time; it takes its own lock and sets a number.
@@ -65,7 +70,7 @@ mod libc {
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 mod libc {
-    pub(super) fn tune(_: usize, _: usize) {}
+    pub(super) fn tune(_: usize, _: usize, _: usize) {}
 
     pub(super) fn trim() {}
 }
