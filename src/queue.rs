@@ -31,7 +31,7 @@ pub use self::pace::Pace;
 const FILLING: f64 = 0.02;
 
 /// A forecast may be wrong by this share of the time that it looks ahead before requests are shed.
-const UNCERTAINTY: f64 = 0.05;
+const UNCERTAINTY: f64 = 0.1;
 
 /// The share of the time until its deadline that a request of more than one batch may count on.
 pub(crate) const LARGE_SHARE: f64 = 0.95;

@@ -309,8 +309,8 @@ fn warm_up(encoder: &dyn CrossEncoder, tokenizer: &PairTokenizer) -> anyhow::Res
     Ok(())
 }
 
-/// Has a model compute a pair of the full length, and a full batch of them if that takes no longer
-/// than a second: admission needs to know from the first request on how fast it is.
+/// Has a model compute a pair of the full length, and full batches of them if one takes no longer than
+/// a second: admission needs to know from the first request on how fast it is.
 fn measure(
     encoder: &dyn CrossEncoder,
     max_length: usize,
@@ -318,6 +318,7 @@ fn measure(
     pace: &mut Pace,
 ) -> anyhow::Result<()> {
     const AT_MOST: Duration = Duration::from_secs(1);
+    const LONG_ENOUGH: Duration = Duration::from_millis(300);
     let pair = vec![0; max_length];
     let pairs = (batch_tokens / max_length).max(1);
     let mut time = |pairs: usize| {
@@ -329,7 +330,8 @@ fn measure(
     };
     let one = time(1)?;
     if one * u32::try_from(pairs).unwrap_or(u32::MAX) <= AT_MOST {
-        for _ in 0..2 {
+        let started = Instant::now();
+        while started.elapsed() < LONG_ENOUGH {
             time(pairs)?;
         }
     }

@@ -2,14 +2,21 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-/// The median of so many pieces of work: one that stalled does not change the forecast, and a
-/// lasting change shows after five.
+/// The median of so many samples: one that stalled does not change the forecast, and a lasting change
+/// shows after five.
 const REMEMBERED: usize = 9;
+
+/// Pieces of work are put together to a sample until they have taken so long: single short ones vary
+/// with everything else that the machine does.
+const SAMPLE: Duration = Duration::from_millis(100);
 
 /// The speed of one worker.
 pub struct Pace {
     /// Smaller pieces say more of what a piece costs than of what a unit costs.
     smallest: usize,
+    /// The sample that is being put together.
+    units: usize,
+    took: Duration,
     /// Seconds per unit, oldest first.
     recent: VecDeque<f64>,
     sorted: Vec<f64>,
@@ -20,6 +27,8 @@ impl Pace {
     pub fn new(smallest: usize) -> Self {
         Self {
             smallest,
+            units: 0,
+            took: Duration::ZERO,
             recent: VecDeque::with_capacity(REMEMBERED),
             sorted: Vec::with_capacity(REMEMBERED),
         }
@@ -30,10 +39,20 @@ impl Pace {
         if units < self.smallest.max(1) {
             return;
         }
+        self.units += units;
+        self.took += took;
+        if self.took >= SAMPLE || self.recent.is_empty() {
+            self.take_sample();
+        }
+    }
+
+    fn take_sample(&mut self) {
         if self.recent.len() == REMEMBERED {
             self.recent.pop_front();
         }
-        self.recent.push_back(took.as_secs_f64() / units as f64);
+        let sample = self.took.as_secs_f64() / self.units as f64;
+        self.recent.push_back(sample);
+        (self.units, self.took) = (0, Duration::ZERO);
         self.sorted.clear();
         self.sorted.extend(&self.recent);
         self.sorted.sort_by(f64::total_cmp);
@@ -45,7 +64,7 @@ impl Pace {
         middle.copied().unwrap_or_default()
     }
 
-    /// Seconds that a unit took in the fastest piece of late; 0 if that is not known.
+    /// Seconds that a unit took in the fastest sample of late; 0 if that is not known.
     pub(crate) fn fastest(&self) -> f64 {
         self.sorted.first().copied().unwrap_or_default()
     }
@@ -76,6 +95,15 @@ mod tests {
         assert!(is(pace(&stalled).seconds_per_unit(), 0.001));
         let slower = [&steady[..], &[(100, 200); 5]].concat();
         assert!(is(pace(&slower).seconds_per_unit(), 0.002));
+    }
+
+    #[test]
+    fn short_pieces_are_put_together() {
+        // The first is a sample whatever it took; the next five make one, and three none yet.
+        let pieces = [&[(100, 10)][..], &[(100, 20); 4], &[(300, 20); 4]].concat();
+        let pace = pace(&pieces);
+        assert_eq!(pace.recent.len(), 2);
+        assert!(is(pace.recent[1], 0.1 / 700.0));
     }
 
     #[test]
