@@ -30,9 +30,6 @@ pub use self::pace::Pace;
 /// in the same batch.
 const FILLING: f64 = 0.02;
 
-/// A forecast may be wrong by this share of the time that it looks ahead before requests are shed.
-const UNCERTAINTY: f64 = 0.1;
-
 /// The share of the time until its deadline that a request of more than one batch may count on.
 pub(crate) const LARGE_SHARE: f64 = 0.95;
 
@@ -253,8 +250,7 @@ impl<T> Queue<T> {
             work += waiting.tokens;
             kept.push((waiting.tokens, place));
             let finish = forecast.finish(work);
-            let ahead = (waiting.due - forecast.now).max(0.0);
-            if finish > waiting.due + UNCERTAINTY * ahead
+            if finish > waiting.due
                 && let Some((tokens, largest)) = kept.pop()
             {
                 work -= tokens;

@@ -309,27 +309,29 @@ fn warm_up(encoder: &dyn CrossEncoder, tokenizer: &PairTokenizer) -> anyhow::Res
     Ok(())
 }
 
-/// Has a model compute a pair of the full length, and full batches of them if one takes no longer than
-/// a second: admission needs to know from the first request on how fast it is.
+/// Has a model compute pairs of a usual length, and full batches of them if one takes no longer than a
+/// second: admission needs to know from the first request on how fast it is.
 fn measure(
     encoder: &dyn CrossEncoder,
     max_length: usize,
     batch_tokens: usize,
     pace: &mut Pace,
 ) -> anyhow::Result<()> {
+    /// Query, document and special tokens. A token of a longer pair takes longer.
+    const USUAL: usize = 128;
     const AT_MOST: Duration = Duration::from_secs(1);
-    const LONG_ENOUGH: Duration = Duration::from_millis(300);
-    let pair = vec![0; max_length];
-    let pairs = (batch_tokens / max_length).max(1);
+    const LONG_ENOUGH: Duration = Duration::from_millis(500);
+    let pair = vec![0; USUAL.min(max_length)];
+    let pairs = (batch_tokens / pair.len()).max(1);
     let mut time = |pairs: usize| {
         let batch = Batch::pack(vec![pair.as_slice(); pairs]);
         let started = Instant::now();
         encoder.predict(&batch)?;
-        pace.observe(pairs * max_length, started.elapsed());
+        pace.observe(pairs * pair.len(), started.elapsed());
         anyhow::Ok(started.elapsed())
     };
-    let one = time(1)?;
-    if one * u32::try_from(pairs).unwrap_or(u32::MAX) <= AT_MOST {
+    let quarter = time(pairs.div_ceil(SMALLEST_MEASURED))?;
+    if quarter * u32::try_from(SMALLEST_MEASURED)? <= AT_MOST {
         let started = Instant::now();
         while started.elapsed() < LONG_ENOUGH {
             time(pairs)?;

@@ -2,8 +2,9 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-/// The median of so many samples: one that stalled does not change the forecast, and a lasting change
-/// shows after five.
+/// The lower quartile of so many samples is the pace: stalls do not change it, and a lasting change shows
+/// after seven. It errs on the fast side: what is admitted in error is shed once that shows, but what
+/// is refused in error is lost, and the model idles.
 const REMEMBERED: usize = 9;
 
 /// Pieces of work are put together to a sample until they have taken so long: single short ones vary
@@ -58,15 +59,10 @@ impl Pace {
         self.sorted.sort_by(f64::total_cmp);
     }
 
-    /// Seconds that a unit takes, the median of late; 0 if that is not known.
+    /// Seconds that a unit takes; 0 if that is not known.
     pub(crate) fn seconds_per_unit(&self) -> f64 {
-        let middle = self.sorted.get(self.sorted.len() / 2);
-        middle.copied().unwrap_or_default()
-    }
-
-    /// Seconds that a unit took in the fastest sample of late; 0 if that is not known.
-    pub(crate) fn fastest(&self) -> f64 {
-        self.sorted.first().copied().unwrap_or_default()
+        let quartile = self.sorted.get(self.sorted.len() / 4);
+        quartile.copied().unwrap_or_default()
     }
 }
 
@@ -93,7 +89,7 @@ mod tests {
         assert!(is(pace(&steady).seconds_per_unit(), 0.001));
         let stalled = [&steady[..], &[(100, 5000)]].concat();
         assert!(is(pace(&stalled).seconds_per_unit(), 0.001));
-        let slower = [&steady[..], &[(100, 200); 5]].concat();
+        let slower = [&steady[..], &[(100, 200); 7]].concat();
         assert!(is(pace(&slower).seconds_per_unit(), 0.002));
     }
 

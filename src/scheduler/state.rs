@@ -100,10 +100,9 @@ impl State {
         }
     }
 
-    /// Refuses what could not be done by its deadline even by workers that have nothing else to do
-    /// and are as fast as they have been at best.
+    /// Refuses what could not be done by its deadline even by workers that have nothing else to do.
     pub(super) fn check_alone(&self, tokens: usize, due: Instant) -> Result<()> {
-        let seconds = tokens as f64 * self.pace.fastest() / self.workers.len() as f64;
+        let seconds = tokens as f64 * self.pace.seconds_per_unit() / self.workers.len() as f64;
         let left = due.saturating_duration_since(Instant::now());
         if seconds <= left.as_secs_f64() * LARGE_SHARE {
             return Ok(());
