@@ -21,18 +21,14 @@ pub(crate) struct Passage {
 
 impl Passage {
     /// Reads a string or an object. Of an object the text is, in this order: the fields that `rank_fields` names
-    /// (Cohere v1), `text` (Cohere, Jina), `content` as a string or as a list of parts (vLLM). A null
-    /// counts as an empty text, as in TEI's format: frameworks send documents without content so.
+    /// (Cohere v1), `text` (Cohere, Jina), `content` as a string or as a list of parts (vLLM).
     pub(super) fn read(raw: &RawValue, rank_fields: &[String]) -> Result<Self, Problem> {
         match raw.get().as_bytes().first() {
             Some(b'"') => Ok(Self {
                 text: text(raw)?.into(),
                 object: None,
             }),
-            _ if is_null(raw) => Ok(Self {
-                text: Arc::default(),
-                object: None,
-            }),
+
             Some(b'{') => {
                 let members = members(raw).and_then(Members::with_text_names)?;
                 Ok(Self {
@@ -42,6 +38,18 @@ impl Passage {
             }
             _ => Err(Problem::NotAPassage),
         }
+    }
+
+    /// Reads one of a list of documents, where a null counts as an empty text, as in TEI's format:
+    /// frameworks send documents without content so.
+    pub(super) fn read_document(raw: &RawValue, rank_fields: &[String]) -> Result<Self, Problem> {
+        if is_null(raw) {
+            return Ok(Self {
+                text: Arc::default(),
+                object: None,
+            });
+        }
+        Self::read(raw, rank_fields)
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) struct Request {
     #[schema(schema_with = schema::query)]
     query: Arc<str>,
     /// What to rank: strings or objects, at least one.
-    #[schema(schema_with = schema::passages)]
+    #[schema(schema_with = schema::documents)]
     documents: Vec<Passage>,
     /// How many to return; absent, null or 0: all. `top_k` means the same.
     #[schema(schema_with = schema::natural, required = false)]
@@ -62,13 +62,13 @@ pub(crate) struct Request {
     /// How many overlapping windows of a long document are read; its score is that of the best.
     #[schema(schema_with = schema::natural, required = false)]
     max_chunks_per_doc: Option<usize>,
-    /// Tokens of a document that are read.
-    #[schema(schema_with = schema::natural, required = false)]
+    /// Tokens of a document that are read; 0 and -1: no limit.
+    #[schema(schema_with = schema::tokens, required = false)]
     max_tokens_per_doc: Option<usize>,
-    /// Tokens of the query that are read.
-    #[schema(schema_with = schema::natural, required = false)]
+    /// Tokens of the query that are read; 0 and -1: no limit.
+    #[schema(schema_with = schema::tokens, required = false)]
     max_tokens_per_query: Option<usize>,
-    /// Tokens of query and document together; -1: as many as the server allows.
+    /// Tokens of query, document and special tokens together; 0 and -1: as many as the server allows.
     #[schema(schema_with = schema::prompt_tokens, required = false)]
     truncate_prompt_tokens: Option<usize>,
     /// Which end of a text loses tokens: `left` or `right`.
@@ -115,11 +115,11 @@ fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {
 
 /// A list, or the one document that vLLM takes without one.
 fn documents(fields: &mut Fields<'_, '_>, rank_fields: &[String]) -> Option<Vec<Passage>> {
-    let read = |raw| Passage::read(raw, rank_fields);
     if fields.has_list("documents") {
-        return fields.each("documents", read);
+        return fields.each("documents", |raw| Passage::read_document(raw, rank_fields));
     }
-    Some(vec![fields.required("documents", read)?])
+    let one = fields.required("documents", |raw| Passage::read(raw, rank_fields))?;
+    Some(vec![one])
 }
 
 /// vLLM's fields about lengths; 0 and -1 switch one off.

@@ -6,6 +6,8 @@ use utoipa::openapi::{
     schema::{AnyOfBuilder, ArrayBuilder, Object, ObjectBuilder, Schema, SchemaType, Type},
 };
 
+use crate::tokenizer::MIN_LENGTH;
+
 /// Anything that passes for a boolean.
 pub(crate) fn boolean() -> RefOr<Schema> {
     AnyOfBuilder::new()
@@ -37,7 +39,7 @@ pub(crate) fn natural() -> RefOr<Schema> {
 }
 
 /// The same, or -1.
-pub(crate) fn prompt_tokens() -> RefOr<Schema> {
+pub(crate) fn tokens() -> RefOr<Schema> {
     AnyOfBuilder::new()
         .item(
             ObjectBuilder::new()
@@ -46,6 +48,26 @@ pub(crate) fn prompt_tokens() -> RefOr<Schema> {
         )
         .item(Object::with_type(Type::Boolean))
         .item(string("^([0-9]+|-1)$"))
+        .item(null())
+        .into()
+}
+
+/// The same, but not so few that they leave no room for text.
+pub(crate) fn prompt_tokens() -> RefOr<Schema> {
+    let no_limit = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .enum_values(Some([-1, 0]));
+    let limit = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .minimum(Some(MIN_LENGTH));
+    let no = ObjectBuilder::new()
+        .schema_type(Type::Boolean)
+        .enum_values(Some([false]));
+    AnyOfBuilder::new()
+        .item(no_limit)
+        .item(limit)
+        .item(no)
+        .item(string("^(0|-1|[89]|[1-9][0-9]+)$"))
         .item(null())
         .into()
 }
@@ -113,6 +135,13 @@ pub(crate) fn names() -> RefOr<Schema> {
 /// A list of those, at least one, or one alone.
 pub(crate) fn passages() -> RefOr<Schema> {
     let list = ArrayBuilder::new().items(passage()).min_items(Some(1));
+    AnyOfBuilder::new().item(list).item(passage()).into()
+}
+
+/// The same, where a null in the list is an empty text.
+pub(crate) fn documents() -> RefOr<Schema> {
+    let item = AnyOfBuilder::new().item(passage()).item(null());
+    let list = ArrayBuilder::new().items(item).min_items(Some(1));
     AnyOfBuilder::new().item(list).item(passage()).into()
 }
 
