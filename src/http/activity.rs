@@ -149,10 +149,9 @@ impl Activity {
         one_by_one.filter(|_| state.in_progress > 0)
     }
 
-    /// Whether nothing at all has come.
-    pub(super) fn is_silent(&self) -> bool {
-        let state = self.state();
-        state.version.is_none() && state.begun.is_none()
+    /// Whether no whole request has come, so that nothing has been answered.
+    pub(super) fn has_asked_nothing(&self) -> bool {
+        self.state().version.is_none()
     }
 
     /// Whether all has been answered and nothing begun, on a connection that has asked before.
@@ -172,7 +171,9 @@ impl Activity {
         } else if state.version.is_none() {
             Some(Sparable::NeverAsked(state.ended))
         } else if state.is_leaving {
-            Some(Sparable::Leaving(state.ended))
+            // Not before it has been told why.
+            let is_told = state.written > state.ended;
+            is_told.then_some(Sparable::Leaving(state.ended))
         } else {
             let is_idle = state.begun.is_none() && now >= state.ended + REST;
             is_idle.then_some(Sparable::Idle(state.ended))

@@ -97,7 +97,7 @@ impl Connection {
         if !self.activity.is_dismissed(cx) {
             return Ok(());
         }
-        if self.activity.is_silent() && !self.is_encrypted {
+        if self.activity.has_asked_nothing() && !self.is_encrypted {
             tell_that_there_is_no_room(&self.stream);
         }
         Err(io::ErrorKind::ConnectionAborted.into())
