@@ -158,7 +158,7 @@ pub struct BatchArgs {
     )]
     pub max_chunks_per_doc: usize,
 
-    /// How long a request may take before it is given up (504)
+    /// How long a request may take; what cannot be done by then is refused at once (429), what a stall held up is given up (504)
     #[arg(
         long,
         env = "RERANKER_DEADLINE_MS",
