@@ -190,7 +190,7 @@ impl<T> Queue<T> {
             return Ok(());
         }
         let tokens = pairs.iter().map(|pair| pair.tokens).sum();
-        let place = self.line.partition_point(|waiting| waiting.due <= due);
+        let place = self.place(due);
         self.check_deadlines(place, tokens, due, forecast)?;
         self.pairs += pairs.len();
         self.tokens += tokens;
@@ -202,6 +202,24 @@ impl<T> Queue<T> {
         };
         self.line.insert(place, waiting);
         Ok(())
+    }
+
+    /// Whether a request of so many tokens would be admitted now, the limit on pairs aside.
+    ///
+    /// # Errors
+    /// [`Refused::Late`] if not.
+    pub(crate) fn check(
+        &self,
+        tokens: usize,
+        due: f64,
+        forecast: &Forecast,
+    ) -> Result<(), Refused> {
+        self.check_deadlines(self.place(due), tokens, due, forecast)
+    }
+
+    /// The place in line of a request with this deadline.
+    fn place(&self, due: f64) -> usize {
+        self.line.partition_point(|waiting| waiting.due <= due)
     }
 
     /// Whether a request at this place in line, and those behind it, could be done in time.

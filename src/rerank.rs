@@ -213,6 +213,7 @@ impl Reranker {
         let called = Instant::now();
         let due = called + due.saturating_duration_since(called).mul_f64(SCORING_SHARE);
         job.truncation.chunks.get_or_insert(self.limits.chunks);
+        self.check_chance(&job, due)?;
         lease.grow(job.token_bytes(self.info.max_length))?;
         let pairs = self.encode(job, due).await?;
         let tokens = pairs.tokens();
@@ -229,6 +230,23 @@ impl Reranker {
             tokenized,
             queued: scored.queued,
             computed: scored.computed,
+        })
+    }
+
+    /// Refuses a request behind others that would be refused once its tokens are known: under overload
+    /// that is most of what comes, and reading it all would take time from what can be done. Large
+    /// requests are rare; which of their texts are equal would take long to find out here.
+    fn check_chance(&self, job: &Job, due: Instant) -> Result<()> {
+        if job.bytes() > AT_ONCE {
+            return Ok(());
+        }
+        let max_length = self.info.max_length;
+        let all = 0..job.documents.len();
+        let as_it_stands = self.scheduler.check(job.few_tokens(all, max_length), due);
+        as_it_stands.or_else(|_| {
+            let distinct = job.distinct_documents();
+            self.scheduler
+                .check(job.few_tokens(distinct, max_length), due)
         })
     }
 

@@ -127,6 +127,20 @@ impl Scheduler {
             .unwrap_or_else(|_| Err(Error::Inference("the scheduler has stopped".to_owned())))
     }
 
+    /// Whether a request of about so many tokens would be admitted behind those that wait; yes if none
+    /// do.
+    ///
+    /// # Errors
+    /// [`Error::Late`] if not.
+    pub fn check(&self, tokens: usize, due: Instant) -> Result<()> {
+        let state = self.shared.lock();
+        if state.queue.is_empty() {
+            return Ok(());
+        }
+        let checked = state.queue.check(tokens, state.at(due), &state.forecast());
+        checked.map_err(|refused| self.shared.refusal(&state, refused, 0))
+    }
+
     /// Pairs waiting for a batch.
     pub fn queued_pairs(&self) -> usize {
         self.shared.lock().queue.len()
@@ -185,26 +199,31 @@ impl Shared {
         }
         state.check_alone(pairs.iter().map(Vec::len).sum(), due)?;
         let forecast = state.forecast();
-        let due = due.saturating_duration_since(state.origin).as_secs_f64();
+        let due = state.at(due);
         let items = pairs.into_iter().map(|encoding| {
             let tokens = encoding.len();
             (encoding, tokens)
         });
         let pushed = state.queue.push(id, items, due, &forecast);
-        pushed.map_err(|refused| match refused {
-            Refused::Full { queued } => Error::Overloaded {
-                queued,
-                refused: count,
-                limit,
-                retry_after: whole_seconds(state.queue.time_to_drain(&forecast)),
-            },
-            Refused::Late { wait, retry_after } => Error::late(wait, retry_after),
-        })?;
+        pushed.map_err(|refused| self.refusal(&state, refused, count))?;
         let (answer, receiver) = oneshot::channel();
         state.waiting.insert(id, Waiting::new(count, answer));
         drop(state);
         self.changed.notify_all();
         Ok(receiver)
+    }
+
+    /// Why a request of so many pairs was refused.
+    fn refusal(&self, state: &State, refused: Refused, pairs: usize) -> Error {
+        match refused {
+            Refused::Full { queued } => Error::Overloaded {
+                queued,
+                refused: pairs,
+                limit: self.settings.limits.queue_pairs,
+                retry_after: whole_seconds(state.queue.time_to_drain(&state.forecast())),
+            },
+            Refused::Late { wait, retry_after } => Error::late(wait, retry_after),
+        }
     }
 
     /// Waits until a batch is due for this worker and takes it; `None` once closed and drained.

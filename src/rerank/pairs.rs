@@ -174,6 +174,24 @@ impl Job {
         texts.map(|text| text.len()).sum()
     }
 
+    /// The first of each group of equal documents.
+    pub(super) fn distinct_documents(&self) -> Vec<usize> {
+        distinct(&self.documents).0
+    }
+
+    /// Fewer tokens than the pairs of these documents have, if they are ordinary texts: a token of
+    /// those has half as many bytes.
+    pub(super) fn few_tokens(
+        &self,
+        documents: impl IntoIterator<Item = usize>,
+        max_length: usize,
+    ) -> usize {
+        const BYTES: usize = 8;
+        let texts = documents.into_iter().map(|place| &self.documents[place]);
+        let tokens = texts.map(|text| (text.len() / BYTES).clamp(1, max_length));
+        tokens.sum()
+    }
+
     /// What the tokens of the job take at most while it is worked on, in bytes: those of each text
     /// (a token has a byte or more), and those of each window.
     pub(super) fn token_bytes(&self, max_length: usize) -> usize {

@@ -86,6 +86,11 @@ impl State {
         entries
     }
 
+    /// A time as the queue counts it.
+    pub(super) fn at(&self, time: Instant) -> f64 {
+        time.saturating_duration_since(self.origin).as_secs_f64()
+    }
+
     pub(super) fn forecast(&self) -> Forecast {
         let seconds_per_token = self.pace.seconds_per_unit();
         let workers = self.workers.len() as f64;
