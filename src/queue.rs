@@ -1,6 +1,6 @@
 //! The queue's policy as a pure data structure: no clock, no threads, no model.
 //!
-//! Times are seconds since an origin that the caller chooses; a [`Forecast`] says how fast work is done.
+//! Times are seconds since an origin that the caller chooses; a `Forecast` says how fast work is done.
 //!
 //! **Order.** The request with the least work left goes first; among equals, the one that came first.
 //! A request whose deadline leaves less than one batch of slack is urgent, and so is every request
@@ -10,7 +10,7 @@
 //! time only.
 //!
 //! **Admission.** A request is admitted, whole, if it and every request admitted before it can be
-//! done by its deadline. Requests of more than one batch may use [`LARGE_SHARE`] of their time only,
+//! done by its deadline. Requests of more than one batch may use `LARGE_SHARE` of their time only,
 //! so that small ones find room while large ones fill the queue.
 //!
 //! **Shedding.** When work turns out slower than forecast, or small requests have passed large ones,

@@ -1,6 +1,6 @@
 //! Micro-batching: concurrent requests share batches.
 //!
-//! Requests put their pairs into one [`Queue`](crate::queue::Queue) and wait for an answer. Each copy
+//! Requests put their pairs into one `Queue` and wait for an answer. Each copy
 //! of the model, one for each GPU, has a thread of its own, a *worker*: it takes a batch from the
 //! queue, packs it, computes it and hands the logits out. A worker that is free takes what is there:
 //! nobody waits for company (unless `batch_wait` asks for it). Nothing is taken before it can be

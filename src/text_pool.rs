@@ -1,6 +1,6 @@
 //! Threads for work on text: parsing, tokenising, serialising.
 //!
-//! Work on text goes by the rules of the [`Queue`], as work on tokens does: small requests first, no
+//! Work on text goes by the rules of the `Queue`, as work on tokens does: small requests first, no
 //! later than a deadline, refused at once when it could not be done in time, and dropped when its
 //! owner is gone. The unit is a byte. One thread takes small pieces only, so that a few large requests
 //! cannot occupy all of them.
