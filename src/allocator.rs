@@ -24,9 +24,10 @@ const MAPPED: usize = 512 * 1024;
 const KEPT: usize = 32 << 20;
 
 /// Keeps glibc from making an arena of 64 MiB of address space for every thread: there are more
-/// threads than processors, and under a limit on address space (`ulimit -v`) the arenas would use it
-/// up. Keeps it from putting large bodies and texts into arenas, where giving them back takes long
-/// and holds up every thread that shares the arena. To be called before the first thread is started.
+/// threads than processors, and under a limit on address space (`ulimit -v`) the arenas would use
+/// it up. Keeps it from putting large bodies and texts into arenas, where giving them back takes
+/// long and holds up every thread that shares the arena. To be called before the first thread is
+/// started.
 pub(crate) fn tune() {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     libc::tune(processors.clamp(2, 8), MAPPED, KEPT);

@@ -25,6 +25,7 @@ use self::signals::Signals;
 use crate::{
     allocator,
     config::{self, Config, Host, HttpSettings, LogArgs, ServeArgs},
+    deadline::Deadline,
     http::{
         self, App, Listener, Shared,
         wire::{self, Route, Served},
@@ -235,8 +236,8 @@ fn rerank(args: &RerankArgs) -> Result<()> {
         text_pool()?,
         &metrics,
     )?;
-    let due = Instant::now() + limits.deadline;
-    let ranking = runtime.block_on(reranker.rerank(job, due, &mut lease))?;
+    let deadline = Deadline::after(limits.deadline);
+    let ranking = runtime.block_on(reranker.rerank(job, deadline, &mut lease))?;
     let answer = request.answer(&Served {
         ranking: &ranking,
         model: &reranker.info().id,

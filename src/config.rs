@@ -118,7 +118,8 @@ pub struct ModelArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Batching")]
 pub struct BatchArgs {
-    /// Tokens computed at once; a request that comes meanwhile waits for them [default: 768 on the CPU, measured at the start on a GPU]
+    /// Tokens computed at once; a request that comes meanwhile waits for them [default: 768 on the
+    /// CPU, measured at the start on a GPU]
     #[arg(long, env = "RERANKER_MAX_BATCH_TOKENS", value_name = "TOKENS")]
     pub max_batch_tokens: Option<usize>,
 
@@ -158,7 +159,8 @@ pub struct BatchArgs {
     )]
     pub max_chunks_per_doc: usize,
 
-    /// How long a request may take; what cannot be done by then is refused at once (429), what a stall held up is given up (504)
+    /// How long a request may take; what cannot be done by then is refused at once (429), what a
+    /// stall held up is given up (504)
     #[arg(
         long,
         env = "RERANKER_DEADLINE_MS",

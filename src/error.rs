@@ -121,9 +121,6 @@ pub enum Error {
     /// The answer did not come within the deadline.
     #[error("no answer within the deadline of {} ms; send fewer documents, or raise RERANKER_DEADLINE_MS", .0.as_millis())]
     DeadlineExceeded(Duration),
-    /// Nobody waits for the answer any more.
-    #[error("the request was given up: its client is gone, or its deadline has passed")]
-    Cancelled,
     /// The server is draining.
     #[error("the server is shutting down; send the request again to another instance")]
     ShuttingDown,

@@ -11,6 +11,7 @@
 mod allocator;
 pub mod cli;
 pub mod config;
+pub mod deadline;
 pub mod error;
 pub mod http;
 pub mod memory;

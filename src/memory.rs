@@ -2,8 +2,8 @@
 //!
 //! A request holds a [`Lease`] from the first byte of its body to the last byte of its answer. The
 //! lease grows as bytes arrive and as they are turned into something larger; what does not fit is
-//! refused at once. A part of the budget is kept for small requests, so that a few large ones cannot
-//! shut them out.
+//! refused at once. A part of the budget is kept for small requests, so that a few large ones
+//! cannot shut them out.
 
 mod limit;
 
@@ -96,8 +96,8 @@ impl Lease {
     /// Takes more of the budget.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] if others use it, [`Error::TooLargeForMemory`] if it is not that large;
-    /// the lease stays as it was.
+    /// [`Error::OutOfMemory`] if others use it, [`Error::TooLargeForMemory`] if it is not that
+    /// large; the lease stays as it was.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Error> {
         let grown = self.budget.set(|used| self.room_to_grow(bytes, used).ok());
         if let Err(used) = grown {

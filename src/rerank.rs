@@ -12,12 +12,12 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use tokio::time::timeout_at;
 use tracing::info;
 
 use crate::{
     config::{Batching, ModelSettings},
-    error::{Error, Result},
+    deadline::Deadline,
+    error::Result,
     memory::Lease,
     metrics::Metrics,
     model::{Backend, Batch, Built, Checkpoint, CrossEncoder},
@@ -199,26 +199,20 @@ impl Reranker {
     ///
     /// # Errors
     /// See [`Error`]; every score of a ranking is finite.
-    pub async fn rerank(&self, job: Job, due: Instant, lease: &mut Lease) -> Result<Ranking> {
-        let ranking = timeout_at(due.into(), self.score(job, due, lease)).await;
-        match ranking {
-            Ok(Err(Error::Cancelled)) | Err(_) => {
-                Err(Error::DeadlineExceeded(self.limits.deadline))
-            }
-            Ok(ranking) => ranking,
-        }
+    pub async fn rerank(&self, job: Job, deadline: Deadline, lease: &mut Lease) -> Result<Ranking> {
+        deadline.bound(self.score(job, deadline, lease)).await
     }
 
-    async fn score(&self, mut job: Job, due: Instant, lease: &mut Lease) -> Result<Ranking> {
+    async fn score(&self, mut job: Job, deadline: Deadline, lease: &mut Lease) -> Result<Ranking> {
         let called = Instant::now();
-        let due = called + due.saturating_duration_since(called).mul_f64(SCORING_SHARE);
+        let deadline = deadline.for_share(SCORING_SHARE);
         job.truncation.chunks.get_or_insert(self.limits.chunks);
-        self.check_chance(&job, due)?;
+        self.check_chance(&job, deadline)?;
         lease.grow(job.token_bytes(self.info.max_length))?;
-        let pairs = self.encode(job, due).await?;
+        let pairs = self.encode(job, deadline).await?;
         let tokens = pairs.tokens();
         let tokenized = called.elapsed();
-        let scored = self.scheduler.score(pairs.encodings, due).await?;
+        let scored = self.scheduler.score(pairs.encodings, deadline).await?;
         let logits: Vec<f32> = pairs
             .slots
             .into_iter()
@@ -233,55 +227,58 @@ impl Reranker {
         })
     }
 
-    /// Refuses a request behind others that would be refused once its tokens are known: under overload
-    /// that is most of what comes, and reading it all would take time from what can be done. Large
-    /// requests are rare; which of their texts are equal would take long to find out here.
-    fn check_chance(&self, job: &Job, due: Instant) -> Result<()> {
+    /// Refuses a request behind others that would be refused once its tokens are known: under
+    /// overload that is most of what comes, and reading it all would take time from what can be
+    /// done. Large requests are rare; which of their texts are equal would take long to find out
+    /// here.
+    fn check_chance(&self, job: &Job, deadline: Deadline) -> Result<()> {
         if job.bytes() > AT_ONCE {
             return Ok(());
         }
         let max_length = self.info.max_length;
         let all = 0..job.documents.len();
-        let as_it_stands = self.scheduler.check(job.few_tokens(all, max_length), due);
+        let as_it_stands = self
+            .scheduler
+            .check(job.few_tokens(all, max_length), deadline);
         as_it_stands.or_else(|_| {
             let distinct = job.distinct_documents();
             self.scheduler
-                .check(job.few_tokens(distinct, max_length), due)
+                .check(job.few_tokens(distinct, max_length), deadline)
         })
     }
 
     /// The job's pairs, made by the threads for text: in one go, or piece by piece.
-    async fn encode(&self, job: Job, due: Instant) -> Result<Pairs> {
+    async fn encode(&self, job: Job, deadline: Deadline) -> Result<Pairs> {
         let most = self.batching.queue_pairs;
         let bytes = job.bytes();
         let tokenizer = Arc::clone(&self.tokenizer);
         if bytes <= AT_ONCE {
             let encode = move |demand: &Demand| encode(&tokenizer, job, most, demand);
-            return self.text.run(bytes, due, encode).await?;
+            return self.text.run(bytes, deadline, encode).await?;
         }
         let plan = self
             .text
-            .run(bytes / HASHED_PER_BYTE, due, |_| Plan::new(job));
+            .run(bytes / HASHED_PER_BYTE, deadline, |_| Plan::new(job));
         let plan = Arc::new(plan.await?);
-        let queries = self.encode_queries(&plan, due).await?;
+        let queries = self.encode_queries(&plan, deadline).await?;
         let extents: Arc<[Extent]> = plan.extents(&tokenizer, &queries).into();
-        let documents = self.encode_documents(&plan, &extents, due).await?;
+        let documents = self.encode_documents(&plan, &extents, deadline).await?;
         let copied = bytes.min(documents.len() * self.info.max_length * size_of::<u32>());
         let join = move |_: &Demand| plan.join(&tokenizer, &queries, &documents, most);
-        self.text.run(copied, due, join).await?
+        self.text.run(copied, deadline, join).await?
     }
 
-    async fn encode_queries(&self, plan: &Arc<Plan>, due: Instant) -> Result<Vec<Tokens>> {
+    async fn encode_queries(&self, plan: &Arc<Plan>, deadline: Deadline) -> Result<Vec<Tokens>> {
         let (plan, tokenizer) = (Arc::clone(plan), Arc::clone(&self.tokenizer));
         let encode = move |demand: &Demand| plan.encode_queries(&tokenizer, demand);
-        self.text.run(AT_ONCE, due, encode).await?
+        self.text.run(AT_ONCE, deadline, encode).await?
     }
 
     async fn encode_documents(
         &self,
         plan: &Arc<Plan>,
         extents: &Arc<[Extent]>,
-        due: Instant,
+        deadline: Deadline,
     ) -> Result<Vec<Tokens>> {
         let pieces = plan.pieces().into_iter();
         let work = pieces.map(|(bytes, range)| {
@@ -291,7 +288,7 @@ impl Reranker {
                 move |demand: &Demand| plan.encode_documents(range, &extents, &tokenizer, demand);
             (bytes, encode)
         });
-        let encoded = self.text.run_all(work.collect(), due).await?;
+        let encoded = self.text.run_all(work.collect(), deadline).await?;
         let encoded: Vec<Vec<Tokens>> = encoded.into_iter().collect::<Result<_>>()?;
         Ok(encoded.into_iter().flatten().collect())
     }
@@ -317,7 +314,7 @@ fn warm_up(encoder: &dyn CrossEncoder, tokenizer: &PairTokenizer) -> anyhow::Res
         documents: vec!["A first pair, so that the second finds everything in place.".into()],
         ..Job::default()
     };
-    let pairs = encode(tokenizer, job, 1, &Demand::endless())?;
+    let pairs = encode(tokenizer, job, 1, &Demand::until(Deadline::far_away()))?;
     let logits = encoder.predict(&Batch::pack(pairs.encodings.iter().map(Vec::as_slice)))?;
     ensure!(
         logits.iter().all(|logit| logit.is_finite()),
@@ -327,8 +324,8 @@ fn warm_up(encoder: &dyn CrossEncoder, tokenizer: &PairTokenizer) -> anyhow::Res
     Ok(())
 }
 
-/// Has a model compute pairs of a usual length, and full batches of them if one takes no longer than a
-/// second: admission needs to know from the first request on how fast it is.
+/// Has a model compute pairs of a usual length, and full batches of them if one takes no longer
+/// than a second: admission needs to know from the first request on how fast it is.
 fn measure(
     encoder: &dyn CrossEncoder,
     max_length: usize,

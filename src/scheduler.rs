@@ -1,10 +1,10 @@
 //! Micro-batching: concurrent requests share batches.
 //!
-//! Requests put their pairs into one `Queue` and wait for an answer. Each copy
-//! of the model, one for each GPU, has a thread of its own, a *worker*: it takes a batch from the
-//! queue, packs it, computes it and hands the logits out. A worker that is free takes what is there:
-//! nobody waits for company (unless `batch_wait` asks for it). Nothing is taken before it can be
-//! computed, so that a small request waits for one batch at most. Packing takes microseconds.
+//! Requests put their pairs into one `Queue` and wait for an answer. Each copy of the model, one
+//! for each GPU, has a thread of its own, a *worker*: it takes a batch from the queue, packs it,
+//! computes it and hands the logits out. A worker that is free takes what is there: nobody waits
+//! for company (unless `batch_wait` asks for it). Nothing is taken before it can be computed, so
+//! that a small request waits for one batch at most. Packing takes microseconds.
 //!
 //! A request leaves in one of three ways: answered, failed with its batch, or dropped by its owner (a client that hung
 //! up, a deadline that passed), which takes its pairs out of the queue.
@@ -29,6 +29,7 @@ use tracing::error;
 use self::state::{State, Waiting};
 pub use crate::queue::Limits;
 use crate::{
+    deadline::Deadline,
     error::{Error, Result, whole_seconds},
     metrics::Metrics,
     model::{Batch, CrossEncoder},
@@ -71,8 +72,8 @@ struct Shared {
 }
 
 impl Scheduler {
-    /// Starts a thread for each copy of the model. `pace` is what is known of their speed, in seconds
-    /// per token.
+    /// Starts a thread for each copy of the model. `pace` is what is known of their speed, in
+    /// seconds per token.
     ///
     /// # Errors
     /// If the operating system gives no thread.
@@ -104,11 +105,11 @@ impl Scheduler {
     /// waits out of the queue.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] at once if they do not fit the queue now, [`Error::TooManyPairs`] if they never will;
-    /// [`Error::Late`] if they cannot be done in time, as soon as that is known, [`Error::TooSlow`]
-    /// if they could not even alone; [`Error::ShuttingDown`] after [`Self::close`];
-    /// [`Error::Inference`] if the batch of any of them failed.
-    pub async fn score(&self, pairs: Vec<Encoding>, due: Instant) -> Result<Scored> {
+    /// [`Error::Overloaded`] at once if they do not fit the queue now, [`Error::TooManyPairs`] if
+    /// they never will; [`Error::Late`] if they cannot be done in time, as soon as that is known,
+    /// [`Error::TooSlow`] if they could not even alone; [`Error::ShuttingDown`] after
+    /// [`Self::close`]; [`Error::Inference`] if the batch of any of them failed.
+    pub async fn score(&self, pairs: Vec<Encoding>, deadline: Deadline) -> Result<Scored> {
         if pairs.is_empty() {
             let (queued, computed) = (Duration::ZERO, Duration::ZERO);
             return Ok(Scored {
@@ -121,23 +122,25 @@ impl Scheduler {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             shared: &self.shared,
         };
-        let answer = self.shared.admit(ticket.id, pairs, due)?;
+        let answer = self.shared.admit(ticket.id, pairs, deadline)?;
         answer
             .await
             .unwrap_or_else(|_| Err(Error::Inference("the scheduler has stopped".to_owned())))
     }
 
-    /// Whether a request of about so many tokens would be admitted behind those that wait; yes if none
-    /// do.
+    /// Whether a request of about so many tokens would be admitted behind those that wait; yes if
+    /// none do.
     ///
     /// # Errors
     /// [`Error::Late`] if not.
-    pub fn check(&self, tokens: usize, due: Instant) -> Result<()> {
+    pub fn check(&self, tokens: usize, deadline: Deadline) -> Result<()> {
         let state = self.shared.lock();
         if state.queue.is_empty() {
             return Ok(());
         }
-        let checked = state.queue.check(tokens, state.at(due), &state.forecast());
+        let checked = state
+            .queue
+            .check(tokens, state.due(deadline), &state.forecast());
         checked.map_err(|refused| self.shared.refusal(&state, refused, 0))
     }
 
@@ -184,7 +187,7 @@ impl Shared {
         &self,
         id: RequestId,
         pairs: Vec<Encoding>,
-        due: Instant,
+        deadline: Deadline,
     ) -> Result<oneshot::Receiver<Result<Scored>>> {
         let mut state = self.lock();
         if !state.open {
@@ -197,9 +200,9 @@ impl Shared {
                 limit,
             });
         }
-        state.check_alone(pairs.iter().map(Vec::len).sum(), due)?;
+        state.check_alone(pairs.iter().map(Vec::len).sum(), deadline)?;
         let forecast = state.forecast();
-        let due = state.at(due);
+        let due = state.due(deadline);
         let items = pairs.into_iter().map(|encoding| {
             let tokens = encoding.len();
             (encoding, tokens)

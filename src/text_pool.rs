@@ -2,8 +2,8 @@
 //!
 //! Work on text goes by the rules of the `Queue`, as work on tokens does: small requests first, no
 //! later than a deadline, refused at once when it could not be done in time, and dropped when its
-//! owner is gone. The unit is a byte. One thread takes small pieces only, so that a few large requests
-//! cannot occupy all of them.
+//! owner is gone. The unit is a byte. One thread takes small pieces only, so that a few large
+//! requests cannot occupy all of them.
 
 use std::{
     io,
@@ -19,6 +19,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
+    deadline::Deadline,
     error::{Error, Result},
     queue::{Entry, Forecast, Limits, Pace, Queue, Refused, RequestId},
 };
@@ -66,27 +67,27 @@ type Task = Box<dyn FnOnce() + Send>;
 #[derive(Clone)]
 pub struct Demand {
     given_up: Arc<AtomicBool>,
-    due: Instant,
+    deadline: Deadline,
 }
 
 impl Demand {
-    /// A demand that ends at a time, if not before.
-    fn until(due: Instant) -> Self {
+    /// A demand that ends with the deadline, if not before.
+    pub fn until(deadline: Deadline) -> Self {
         Self {
             given_up: Arc::default(),
-            due,
+            deadline,
         }
-    }
-
-    /// A demand that does not end.
-    pub fn endless() -> Self {
-        const YEAR: Duration = Duration::from_hours(24 * 365);
-        Self::until(Instant::now() + YEAR)
     }
 
     /// Whether to go on.
     pub fn is_there(&self) -> bool {
-        !self.given_up.load(Ordering::Relaxed) && Instant::now() < self.due
+        !self.given_up.load(Ordering::Relaxed) && !self.deadline.is_over()
+    }
+
+    /// The error of work that was ended because there is no demand any more. A client that is gone
+    /// does not see it.
+    pub fn ended(&self) -> Error {
+        self.deadline.exceeded()
     }
 }
 
@@ -128,26 +129,27 @@ impl TextPool {
     pub async fn run<T: Send + 'static>(
         &self,
         bytes: usize,
-        due: Instant,
+        deadline: Deadline,
         work: impl FnOnce(&Demand) -> T + Send + 'static,
     ) -> Result<T> {
-        let mut results = self.run_all(vec![(bytes, work)], due).await?;
-        results.pop().ok_or(Error::Cancelled)
+        let mut results = self.run_all(vec![(bytes, work)], deadline).await?;
+        Ok(results.pop().expect("one piece of work has one result"))
     }
 
-    /// Does the pieces of a request's work, each with its number of bytes, several at a time; results
-    /// are in the order given. Dropping the future ends the work.
+    /// Does the pieces of a request's work, each with its number of bytes, several at a time;
+    /// results are in the order given. Dropping the future ends the work.
     ///
     /// # Errors
-    /// [`Error::Late`] if it could not be done in time, [`Error::Inference`] if a piece panics.
+    /// [`Error::Late`] if it could not be done in time, [`Error::DeadlineExceeded`] if it is not,
+    /// [`Error::Inference`] if a piece panics.
     pub async fn run_all<T: Send + 'static>(
         &self,
         pieces: Vec<(usize, impl FnOnce(&Demand) -> T + Send + 'static)>,
-        due: Instant,
+        deadline: Deadline,
     ) -> Result<Vec<T>> {
         let ticket = Ticket {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
-            demand: Demand::until(due),
+            demand: Demand::until(deadline),
             shared: &self.shared,
         };
         let mut results = Vec::with_capacity(pieces.len());
@@ -156,16 +158,22 @@ impl TextPool {
             let (sender, receiver) = oneshot::channel();
             let demand = ticket.demand.clone();
             results.push(receiver);
-            let task = Box::new(move || drop(sender.send(work(&demand))));
+            let task = Box::new(move || {
+                if demand.is_there() {
+                    let _ = sender.send(work(&demand));
+                }
+            });
             tasks.push((task, bytes.max(1)));
         }
-        self.shared.push(ticket.id, tasks, due)?;
-        let mut done = Vec::with_capacity(results.len());
-        for result in results {
-            // A task that is dropped before it runs was shed; one that panics drops its sender too.
-            done.push(result.await.map_err(|_| ticket.why_dropped())?);
-        }
-        Ok(done)
+        self.shared.push(ticket.id, tasks, deadline)?;
+        let done = async {
+            let mut done = Vec::with_capacity(results.len());
+            for result in results {
+                done.push(result.await.map_err(|_| ticket.why_without_result())?);
+            }
+            Ok(done)
+        };
+        deadline.bound(done).await
     }
 }
 
@@ -184,11 +192,12 @@ struct Ticket<'a> {
 }
 
 impl Ticket<'_> {
-    fn why_dropped(&self) -> Error {
-        if self.shared.lock().open && self.demand.is_there() {
-            return Error::Inference("work on text panicked".to_owned());
+    fn why_without_result(&self) -> Error {
+        if self.demand.is_there() {
+            Error::Inference("work on text panicked".to_owned())
+        } else {
+            self.demand.ended()
         }
-        Error::Cancelled
     }
 }
 
@@ -204,10 +213,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, id: RequestId, tasks: Vec<(Task, usize)>, due: Instant) -> Result<()> {
+    fn push(&self, id: RequestId, tasks: Vec<(Task, usize)>, deadline: Deadline) -> Result<()> {
         let mut state = self.lock();
         let forecast = state.forecast();
-        let due = due.saturating_duration_since(state.origin).as_secs_f64();
+        let due = deadline.at().saturating_duration_since(state.origin);
+        let due = due.as_secs_f64();
         let pushed = state.queue.push(id, tasks.into_iter(), due, &forecast);
         drop(state);
         self.changed.notify_all();
@@ -236,10 +246,7 @@ impl Shared {
             }
             let least = state.queue.least_tokens();
             if least.is_some_and(|least| takes_large || least <= SMALL) {
-                let forecast = state.forecast();
-                let entry = state.queue.next_batch(&forecast).pop()?;
-                state.running += entry.tokens;
-                return Some(entry);
+                return state.take();
             }
             let waited = self.changed.wait(state);
             state = waited.unwrap_or_else(PoisonError::into_inner);
@@ -257,6 +264,14 @@ impl State {
         }
     }
 
+    /// Takes the next piece of work, of which there is one.
+    fn take(&mut self) -> Option<Entry<Task>> {
+        let forecast = self.forecast();
+        let entry = self.queue.next_batch(&forecast).pop()?;
+        self.running += entry.tokens;
+        Some(entry)
+    }
+
     fn finish(&mut self, bytes: usize, took: Duration) {
         self.running -= bytes;
         self.pace.observe(bytes, took);
@@ -272,8 +287,8 @@ mod tests {
     /// Nothing here takes this long; what does has failed.
     const LONG: Duration = Duration::from_secs(30);
 
-    fn due() -> Instant {
-        Instant::now() + LONG
+    fn due() -> Deadline {
+        Deadline::after(LONG)
     }
 
     #[tokio::test]
@@ -350,8 +365,21 @@ mod tests {
                 thread::sleep(Duration::from_millis(1));
             }
         };
-        let due = Instant::now() + Duration::from_millis(20);
-        assert_eq!(pool.run(1, due, wait).await, Ok(()));
-        assert!(Instant::now() >= due);
+        let deadline = Deadline::after(Duration::from_millis(20));
+        assert_eq!(pool.run(1, deadline, wait).await, Err(deadline.exceeded()));
+        assert!(deadline.is_over());
+        assert_eq!(pool.run(1, due(), |_| 1).await, Ok(1), "the thread is free");
+    }
+
+    #[tokio::test]
+    async fn what_is_past_its_deadline_is_not_begun() {
+        let pool = TextPool::new(2).unwrap();
+        let deadline = Deadline::after(Duration::ZERO);
+        let begun = Arc::new(AtomicBool::new(false));
+        let begin = Arc::clone(&begun);
+        let run = pool.run(1, deadline, move |_| begin.store(true, Ordering::Relaxed));
+        assert_eq!(run.await, Err(deadline.exceeded()));
+        drop(pool);
+        assert!(!begun.load(Ordering::Relaxed));
     }
 }

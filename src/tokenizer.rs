@@ -1,8 +1,9 @@
 //! From text to tokens: query and document pairs as XLM-RoBERTa was trained to read them.
 //!
-//! The query is encoded once per request, then joined to each document as `<s> query </s></s> document </s>` with `longest_first`
-//! truncation, bit-exact with what Hugging Face's library does to a pair (`tests/it/parity.rs` compares on golden data). Their
-//! library reads a text whole; ours reads as much of it as can matter ([`PairTokenizer::query_extent`],
+//! The query is encoded once per request, then joined to each document as `<s> query </s></s>
+//! document </s>` with `longest_first` truncation, bit-exact with what Hugging Face's library does
+//! to a pair (`tests/it/parity.rs` compares on golden data). Their library reads a text whole; ours
+//! reads as much of it as can matter ([`PairTokenizer::query_extent`],
 //! [`PairTokenizer::document_extent`]), and the tests compare every outcome with theirs.
 
 mod layout;
@@ -34,7 +35,8 @@ const COUNTED: usize = 4;
 /// A tokenizer for pairs, with the special tokens of its checkpoint.
 pub struct PairTokenizer {
     tokenizer: Tokenizer,
-    /// None if only Hugging Face's library can read this tokenizer: it reads all texts whole and cannot be stopped.
+    /// None if only Hugging Face's library can read this tokenizer: it reads all texts whole and
+    /// cannot be stopped.
     reader: Option<Reader>,
     /// None unless asked for.
     recent: Option<Recent>,
@@ -148,7 +150,8 @@ impl Side {
 pub struct TooLong {
     /// Tokens of the pair, specials included.
     pub tokens: usize,
-    /// Whether that is all of them. They are not counted to the end if there are many more than allowed.
+    /// Whether that is all of them. They are not counted to the end if there are many more than
+    /// allowed.
     pub are_all: bool,
     /// Tokens that were allowed.
     pub limit: usize,
@@ -201,8 +204,8 @@ impl PairTokenizer {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// The tokens of a text, stripped: all, or at least those of this extent. None if `keep_going`, which is asked after
-    /// less than a millisecond of work each time, said no.
+    /// The tokens of a text, stripped: all, or at least those of this extent. None if `keep_going`,
+    /// which is asked after less than a millisecond of work each time, said no.
     ///
     /// # Errors
     /// [`error::Error::Inference`] if the tokenizer fails on the text.
@@ -252,8 +255,9 @@ impl PairTokenizer {
 
     /// The part of a query that decides every outcome of [`Self::join`].
     ///
-    /// `longest_first` asks for lengths up to the room for both texts, and which text is longer if neither fits in half of it. The
-    /// answer to that is the odd token, so it matters only if the room is odd: then the query is read whole.
+    /// `longest_first` asks for lengths up to the room for both texts, and which text is longer if
+    /// neither fits in half of it. The answer to that is the odd token, so it matters only if the
+    /// room is odd: then the query is read whole.
     pub fn query_extent(&self, truncation: Truncation) -> Extent {
         let room = self.room(truncation);
         let tokens = match (truncation.refuse, room % 2) {
@@ -277,7 +281,8 @@ impl PairTokenizer {
         } else if 2 * query <= room {
             windows(room - query)
         } else {
-            // One more than half the room tells that both are cut in halves, and so many as the query has, which is longer.
+            // One more than half the room tells that both are cut in halves, and so many as the
+            // query has, which is longer.
             let odd = if room % 2 == 1 { query } else { 0 };
             windows(room.div_ceil(2)).max(room / 2 + 1).max(odd)
         };

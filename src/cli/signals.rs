@@ -14,12 +14,13 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// From now on they are waited for, and SIGHUP, SIGUSR1 and SIGUSR2, which people send to servers out of habit, do
-    /// not end the process any more. What SIGHUP does is the server's affair.
+    /// From now on they are waited for, and SIGHUP, SIGUSR1 and SIGUSR2, which people send to
+    /// servers out of habit, do not end the process any more. What SIGHUP does is the server's
+    /// affair.
     pub(super) fn watch() -> Result<Self> {
         let _ = watch(SignalKind::hangup(), "SIGHUP")?;
-        // With a limit of file size (`ulimit -f`) a log file that reaches it would end the process. With a handler in
-        // place the write fails instead, as on a full disk.
+        // With a limit of file size (`ulimit -f`) a log file that reaches it would end the process.
+        // With a handler in place the write fails instead, as on a full disk.
         let _ = watch(SignalKind::from_raw(SIGXFSZ), "SIGXFSZ")?;
         for (kind, name) in [
             (SignalKind::user_defined1(), "SIGUSR1"),

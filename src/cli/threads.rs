@@ -1,4 +1,5 @@
-//! The threads that a command starts with. What the system refuses is an error here, not a panic in a library.
+//! The threads that a command starts with. What the system refuses is an error here, not a panic in
+//! a library.
 
 use std::{
     io,

@@ -74,7 +74,8 @@ pub struct HttpArgs {
     )]
     pub max_body_bytes: usize,
 
-    /// Megabytes that all requests in flight may hold; one that does not fit is refused (429) [default: a quarter of what the container or machine has]
+    /// Megabytes that all requests in flight may hold; one that does not fit is refused (429)
+    /// [default: a quarter of what the container or machine has]
     #[arg(long, env = "RERANKER_MEMORY_MB", value_name = "MB")]
     pub memory_mb: Option<usize>,
 
@@ -87,7 +88,8 @@ pub struct HttpArgs {
     )]
     pub max_connections: usize,
 
-    /// How long the headers of a request may take to arrive: from its first byte, or from the beginning of a connection
+    /// How long the headers of a request may take to arrive: from its first byte, or from the
+    /// beginning of a connection
     #[arg(
         long,
         env = "RERANKER_HEADER_TIMEOUT_MS",
@@ -96,7 +98,8 @@ pub struct HttpArgs {
     )]
     pub header_timeout_ms: u64,
 
-    /// How long a connection is kept on which nothing is asked; make it longer than clients and proxies keep theirs
+    /// How long a connection is kept on which nothing is asked; make it longer than clients and
+    /// proxies keep theirs
     #[arg(
         long,
         env = "RERANKER_IDLE_TIMEOUT_MS",

@@ -22,7 +22,8 @@ pub struct HubArgs {
     #[arg(long, env = "HF_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub hf_token: Option<Secret>,
 
-    /// File with the token of a login, read if no other token is given [default: `token` in `HF_HOME`]
+    /// File with the token of a login, read if no other token is given [default: `token` in
+    /// `HF_HOME`]
     #[arg(long, env = "HF_TOKEN_PATH", value_name = "FILE")]
     pub hf_token_path: Option<PathBuf>,
 
@@ -30,7 +31,8 @@ pub struct HubArgs {
     #[arg(long, env = "HF_HUB_DISABLE_IMPLICIT_TOKEN", num_args = 0..=1, default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL")]
     pub hf_hub_disable_implicit_token: bool,
 
-    /// Directory of Hugging Face's files; models are in `hub` below it, shared with Python [default: ~/.cache/huggingface]
+    /// Directory of Hugging Face's files; models are in `hub` below it, shared with Python
+    /// [default: ~/.cache/huggingface]
     #[arg(long, env = "HF_HOME", value_name = "DIR")]
     pub hf_home: Option<PathBuf>,
 
@@ -46,7 +48,8 @@ pub struct HubArgs {
     #[arg(long, env = "HF_HUB_OFFLINE", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL")]
     pub hf_hub_offline: Option<bool>,
 
-    /// Seconds that questions to the hub may take before a complete copy in the cache is used [default: 5]
+    /// Seconds that questions to the hub may take before a complete copy in the cache is used
+    /// [default: 5]
     #[arg(long, env = "HF_HUB_ETAG_TIMEOUT", value_parser = clap::value_parser!(u64).range(..=DAY), value_name = "SECONDS")]
     pub hf_hub_etag_timeout: Option<u64>,
 

@@ -20,10 +20,12 @@ pub(super) struct Patience {
     pub(super) sending: Duration,
 }
 
-/// An idle connection is younger than this while its client asks one thing after another, and is not ended for others.
+/// An idle connection is younger than this while its client asks one thing after another, and is
+/// not ended for others.
 const REST: Duration = Duration::from_secs(1);
 
-/// How well a connection can be spared when others need its room: the smallest first, and of two alike the elder.
+/// How well a connection can be spared when others need its room: the smallest first, and of two
+/// alike the elder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Sparable {
     /// It has not asked anything yet, since then.
@@ -81,7 +83,8 @@ impl Activity {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When the connection is to end, if nothing happens until then. Requests in progress have limits of their own.
+    /// When the connection is to end, if nothing happens until then. Requests in progress have
+    /// limits of their own.
     pub(super) fn due(&self, now: Instant) -> Instant {
         let Patience {
             request,
@@ -103,7 +106,8 @@ impl Activity {
         }
     }
 
-    /// When to look next at what is due: what happens meanwhile may bring it forward, but not before then.
+    /// When to look next at what is due: what happens meanwhile may bring it forward, but not
+    /// before then.
     pub(super) fn next_look(&self, now: Instant) -> Instant {
         let Patience { request, idle, .. } = self.patience;
         self.due(now).min(now + request.min(idle))
@@ -118,7 +122,8 @@ impl Activity {
         InProgress(Arc::clone(self))
     }
 
-    /// Bytes have come. Those of HTTP/2 need not be part of a request: a client may ask whether the server is there.
+    /// Bytes have come. Those of HTTP/2 need not be part of a request: a client may ask whether the
+    /// server is there.
     pub(super) fn note_read(&self) {
         let mut state = self.state();
         if state.in_progress == 0 && state.version != Some(Version::HTTP_2) {

@@ -64,7 +64,8 @@ struct Receiver {
 
 impl Receiver {
     async fn read(mut self, request: Request<Body>) -> Result<RequestBody, ApiError> {
-        // Before the first byte of it: a client that asks whether to send a body is spared the sending.
+        // Before the first byte of it: a client that asks whether to send a body is spared the
+        // sending.
         if let Some(bytes) = announced(request.headers()) {
             self.check_size(bytes)?;
             self.lease.check(bytes.saturating_mul(HELD_PER_BYTE))?;

@@ -1,7 +1,8 @@
 //! A connection that ends when nothing has been asked on it for a while, whatever the client sends or does not read.
 //!
-//! One clock bounds a fresh connection that says nothing, a request line that trickles in, an idle connection kept
-//! alive, and an answer that nobody takes, in HTTP/1 and HTTP/2, with TLS and without.
+//! One clock bounds a fresh connection that says nothing, a request line that trickles in, an idle
+//! connection kept alive, and an answer that nobody takes, in HTTP/1 and HTTP/2, with TLS and
+//! without.
 
 use std::{
     io::{self, IoSlice},
@@ -103,8 +104,8 @@ impl Connection {
         Err(io::ErrorKind::ConnectionAborted.into())
     }
 
-    /// An error once the client of a request in progress is gone. Where the connection is encrypted, the end of its
-    /// sending says so.
+    /// An error once the client of a request in progress is gone. Where the connection is
+    /// encrypted, the end of its sending says so.
     fn check_client(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let version = self.activity.working_on();
         let Some(version) = version.filter(|_| !self.is_encrypted) else {

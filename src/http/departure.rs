@@ -1,8 +1,10 @@
-//! A client that has ended its sending while its request is worked on: is it gone, or does it wait for the answer?
+//! A client that has ended its sending while its request is worked on: is it gone, or does it wait
+//! for the answer?
 //!
-//! Both look the same from here. What tells them apart is an interim response: the machine of a client that has closed
-//! its socket answers it with a reset at once, and a client that waits passes over `100 Continue`, as every HTTP/1.1
-//! client must (RFC 9110, section 15.2). Most answers are out before that is needed.
+//! Both look the same from here. What tells them apart is an interim response: the machine of a
+//! client that has closed its socket answers it with a reset at once, and a client that waits
+//! passes over `100 Continue`, as every HTTP/1.1 client must (RFC 9110, section 15.2). Most answers
+//! are out before that is needed.
 
 use std::{io, pin::Pin, task::Context, time::Duration};
 
@@ -40,8 +42,9 @@ impl Departure {
         }
     }
 
-    /// An error once the client is known to be gone; until then the task is woken to look again. All that there was to
-    /// write has been written, and nothing yet of the answer to the request in progress.
+    /// An error once the client is known to be gone; until then the task is woken to look again.
+    /// All that there was to write has been written, and nothing yet of the answer to the request
+    /// in progress.
     pub(super) fn check(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,4 +1,5 @@
-//! Open files: each connection is one, and the system's limit on them may be lower than that on connections.
+//! Open files: each connection is one, and the system's limit on them may be lower than that on
+//! connections.
 
 use rlimit::Resource;
 use tracing::warn;

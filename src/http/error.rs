@@ -108,9 +108,7 @@ impl ApiError {
             Self::Failed(
                 Error::Overloaded { .. } | Error::OutOfMemory { .. } | Error::Late { .. },
             ) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Failed(Error::DeadlineExceeded(_) | Error::Cancelled) => {
-                StatusCode::GATEWAY_TIMEOUT
-            }
+            Self::Failed(Error::DeadlineExceeded(_)) => StatusCode::GATEWAY_TIMEOUT,
             Self::Failed(Error::Inference(_)) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -137,7 +135,7 @@ impl ApiError {
                 | Error::PairTooLong { .. } => Refused::TooLarge,
                 Error::Overloaded { .. } | Error::Late { .. } => Refused::Overloaded,
                 Error::OutOfMemory { .. } => Refused::Memory,
-                Error::DeadlineExceeded(_) | Error::Cancelled => Refused::Deadline,
+                Error::DeadlineExceeded(_) => Refused::Deadline,
                 Error::ShuttingDown => Refused::ShuttingDown,
                 Error::Inference(_) => Refused::Failed,
             },
@@ -263,7 +261,8 @@ impl ApiError {
             Self::UnknownEncoding(_) => {
                 Some((header::ACCEPT_ENCODING, HeaderValue::from_static(ENCODINGS)))
             }
-            // The rest of a late body would be taken for the next request, and where an ambiguous one ends is not known.
+            // The rest of a late body would be taken for the next request, and where an ambiguous
+            // one ends is not known.
             Self::BodyTimeout(_) | Self::Ambiguous(_) | Self::TooManyConnections { .. } => {
                 Some((header::CONNECTION, HeaderValue::from_static("close")))
             }

@@ -1,5 +1,5 @@
-//! The intake: back-pressure before the gate. A new connection waits, and with it those that the system holds behind
-//! it, until one that has ended has given its file back.
+//! The intake: back-pressure before the gate. A new connection waits, and with it those that the
+//! system holds behind it, until one that has ended has given its file back.
 
 use std::{
     convert::Infallible,

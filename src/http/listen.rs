@@ -32,14 +32,15 @@ use crate::{config::HttpSettings, metrics::Refused};
 /// having bodies without end in memory.
 const STREAMS_PER_CONNECTION: u32 = 64;
 
-/// What the client of an HTTP/2 connection may send ahead of what is read of it, and what is kept of an answer ahead of
-/// what it takes. A body of 32 MB from the other side of the world (0.2 s there and back) still arrives in time.
+/// What the client of an HTTP/2 connection may send ahead of what is read of it, and what is kept
+/// of an answer ahead of what it takes. A body of 32 MB from the other side of the world (0.2 s
+/// there and back) still arrives in time.
 const HTTP2_WINDOW_BYTES: u32 = 256 * 1024;
 const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 const HTTP2_FRAME_BYTES: u32 = 16 * 1024;
 
-/// Streams that a client has opened and reset again before they were looked at, and streams that were reset because of
-/// what it sent. One more ends the connection.
+/// Streams that a client has opened and reset again before they were looked at, and streams that
+/// were reset because of what it sent. One more ends the connection.
 const HTTP2_RESETS: usize = 64;
 
 /// The line and headers of one request fit, or it is refused (431).
@@ -119,8 +120,8 @@ impl Listener {
     }
 }
 
-/// Serves until `stop` says so, then drains: no new connections, requests in progress are finished, within limits or
-/// until `stop` says so again.
+/// Serves until `stop` says so, then drains: no new connections, requests in progress are finished,
+/// within limits or until `stop` says so again.
 ///
 /// # Errors
 /// If the socket fails.

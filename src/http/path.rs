@@ -1,7 +1,7 @@
 //! Paths as people paste them: a slash at the end, two where one should be.
 //!
-//! They are put right before anything looks at them, so that keys, routes and metrics see one and the same path.
-//! Nothing else is changed: `..` and `%2e` are names like others here.
+//! They are put right before anything looks at them, so that keys, routes and metrics see one and
+//! the same path. Nothing else is changed: `..` and `%2e` are names like others here.
 
 use std::borrow::Cow;
 

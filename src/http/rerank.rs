@@ -22,9 +22,11 @@ use super::{
     wire::{self, Reason, Rejection, Request, Route, Served},
 };
 use crate::{
+    deadline::Deadline,
     error::Error,
     memory::Lease,
     rerank::{Job, Limits, Ranking},
+    text_pool::Demand,
 };
 
 /// Requests with bodies up to this size are parsed and answered where they are; larger ones would
@@ -71,21 +73,20 @@ async fn answer(
     body: Body,
 ) -> Result<(&'static str, Response), Refusal> {
     let started = Instant::now();
-    let due = started + app.limits.deadline;
+    let deadline = Deadline::after(app.limits.deadline);
     let RequestBody { bytes, mut lease } = body.map_err(|error| error.to(route.family()))?;
     let is_small = bytes.len() <= SMALL;
     let Parsed {
         request,
         job,
         characters,
-    } = parse(app, route, headers, bytes, due).await?;
+    } = parse(app, route, headers, bytes, deadline).await?;
     let (family, format) = (request.family(), request.format());
     let refuse = |error: Error| ApiError::from(error).to(family);
     let reranker = app.ready().map_err(|error| error.to(family))?;
     let parsed = started.elapsed();
-    let ranking = reranker.rerank(job, due, &mut lease).await;
+    let ranking = reranker.rerank(job, deadline, &mut lease).await;
     let ranking = ranking.map_err(refuse)?;
-    app.observe(&ranking, parsed, started.elapsed(), format);
     let returned = request.returned(&ranking);
     let id = headers.get(X_REQUEST_ID).map(HeaderValue::to_str);
     let write = Write {
@@ -98,10 +99,11 @@ async fn answer(
     let (ranking, answer) = if is_small {
         write.run()
     } else {
-        let written = app.text.run(lease.bytes(), due, |_| write.run()).await;
+        let written = app.text.run(lease.bytes(), deadline, |_| write.run()).await;
         written.map_err(refuse)?
     };
     let answer = answer.map_err(|e| refuse(Error::Inference(e.to_string())))?;
+    app.observe(&ranking, parsed, started.elapsed(), format);
     let device = reranker.info().device;
     let outcome = Outcome::Scored(Scored {
         device,
@@ -135,17 +137,17 @@ async fn parse(
     route: Route,
     headers: &HeaderMap,
     body: Bytes,
-    due: Instant,
+    deadline: Deadline,
 ) -> Result<Parsed, Refusal> {
     let content_type = headers.get(header::CONTENT_TYPE);
     let content_type = content_type.and_then(|value| value.to_str().ok());
-    let content_type = content_type.map(str::to_owned);
     let (length, limits) = (body.len(), app.limits);
-    let parse = move || parse_within(route, content_type.as_deref(), &body, &limits);
     let parsed = if length <= SMALL {
-        parse()
+        parse_within(route, content_type, &body, &limits)
     } else {
-        let parsed = app.text.run(length, due, move |_| parse()).await;
+        let content_type = content_type.map(str::to_owned);
+        let parse = move |_: &Demand| parse_within(route, content_type.as_deref(), &body, &limits);
+        let parsed = app.text.run(length, deadline, parse).await;
         parsed.map_err(|error| ApiError::from(error).to(route.family()))?
     };
     parsed.map_err(|Rejection { family, reason }| {

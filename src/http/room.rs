@@ -1,8 +1,10 @@
-//! The room that all connections share: how many may be open, and which goes when there is none for one more.
+//! The room that all connections share: how many may be open, and which goes when there is none for
+//! one more.
 //!
-//! A connection takes one of `RERANKER_MAX_CONNECTIONS` places with its first request and keeps it to its end. Beside
-//! the places there is room for connections that have not asked yet and for those that are refused, so that nobody
-//! who is silent takes a place, and probes are answered while all places are taken.
+//! A connection takes one of `RERANKER_MAX_CONNECTIONS` places with its first request and keeps it
+//! to its end. Beside the places there is room for connections that have not asked yet and for
+//! those that are refused, so that nobody who is silent takes a place, and probes are answered
+//! while all places are taken.
 
 use std::{
     collections::HashMap,
@@ -51,7 +53,8 @@ impl Room {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a connection in; if the room is full, the one that can best be spared goes. None if none can.
+    /// Lets a connection in; if the room is full, the one that can best be spared goes. None if
+    /// none can.
     pub(super) fn enter(self: &Arc<Self>, activity: &Arc<Activity>) -> Option<Seat> {
         let mut open = self.open();
         if open.guests.len() >= self.capacity && !open.spare(|_| true) {

@@ -1,5 +1,6 @@
-//! What RFC 9112 asks a server to refuse, because two readers of one request could take it for two different ones. The
-//! HTTP library refuses the rest of it (Content-Lengths that differ, or that are none) by itself.
+//! What RFC 9112 asks a server to refuse, because two readers of one request could take it for two
+//! different ones. The HTTP library refuses the rest of it (Content-Lengths that differ, or that
+//! are none) by itself.
 
 use axum::{
     extract::Request,

@@ -6,11 +6,11 @@
 //! | rule | body | format |
 //! |---|---|---|
 //! | 1 | `texts` and no `documents`, or an empty list of them | [`tei`] |
-//! | 2 | `texts` beside `documents` | as without `texts`, which then counts as a key of [`results`] |
+//! | 2 | `texts` beside `documents` | as without `texts`, a key of [`results`] then |
 //! | 3 | the first of `documents` is an object with the seven fields of the old service | [`ragfab`] |
 //! | 4 | a key at the top level that only [`results`] has | [`results`] |
 //! | 5 | the first of `documents` is an object without `text` whose `content`, if any, is not a list of parts; or there is none | [`ragfab`] |
-//! | 6 | the first of `documents` is any other object, a string or a null; `documents` is one of those itself | [`results`] |
+//! | 6 | any other object, a string or a null is the first, or `documents` itself | [`results`] |
 //! | 7 | anything else | refused in words that clients of all formats find |
 
 mod integer;

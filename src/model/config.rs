@@ -73,7 +73,8 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Numbers in the tables and the large matrices; the bounds of the sizes keep it from overflowing.
+    /// Numbers in the tables and the large matrices; the bounds of the sizes keep it from
+    /// overflowing.
     fn weights(&self) -> usize {
         let rows = self.vocabulary + self.positions + self.token_types;
         let layer = 4 * self.hidden * self.hidden + 2 * self.hidden * self.intermediate;

@@ -2,13 +2,13 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-/// The lower quartile of so many samples is the pace: stalls do not change it, and a lasting change shows
-/// after seven. It errs on the fast side: what is admitted in error is shed once that shows, but what
-/// is refused in error is lost, and the model idles.
+/// The lower quartile of so many samples is the pace: stalls do not change it, and a lasting change
+/// shows after seven. It errs on the fast side: what is admitted in error is shed once that shows,
+/// but what is refused in error is lost, and the model idles.
 const REMEMBERED: usize = 9;
 
-/// Pieces of work are put together to a sample until they have taken so long: single short ones vary
-/// with everything else that the machine does.
+/// Pieces of work are put together to a sample until they have taken so long: single short ones
+/// vary with everything else that the machine does.
 const SAMPLE: Duration = Duration::from_millis(100);
 
 /// The speed of one worker.

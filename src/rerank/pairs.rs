@@ -1,4 +1,5 @@
-//! From a job to pairs of tokens: each distinct text is encoded once, each distinct pair scored once.
+//! From a job to pairs of tokens: each distinct text is encoded once, each distinct pair scored
+//! once.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -101,7 +102,7 @@ impl Plan {
             .map(|&query| {
                 let text = &self.job.queries[query];
                 let tokens = tokenizer.encode(text, extent, &|| demand.is_there())?;
-                tokens.ok_or(Error::Cancelled)
+                tokens.ok_or_else(|| demand.ended())
             })
             .collect()
     }
@@ -119,7 +120,7 @@ impl Plan {
                 let text = &self.job.documents[self.documents[place]];
                 let goes_on = || demand.is_there();
                 let tokens = tokenizer.encode_document(text, extents[place], &goes_on)?;
-                tokens.ok_or(Error::Cancelled)
+                tokens.ok_or_else(|| demand.ended())
             })
             .collect()
     }

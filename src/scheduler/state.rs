@@ -9,10 +9,15 @@ use tracing::error;
 
 use super::Scored;
 use crate::{
+    deadline::Deadline,
     error::{Error, Result, whole_seconds},
-    queue::{Entry, Forecast, LARGE_SHARE, Limits, Pace, Queue, RequestId},
+    queue::{Entry, Forecast, Limits, Pace, Queue, RequestId},
     tokenizer::Encoding,
 };
+
+/// The share of its time that a request may take alone: less than the queue would admit, so that
+/// what it refuses can be admitted later.
+const ALONE_SHARE: f64 = 0.9;
 
 /// The state behind the scheduler's lock.
 pub(super) struct State {
@@ -86,9 +91,10 @@ impl State {
         entries
     }
 
-    /// A time as the queue counts it.
-    pub(super) fn at(&self, time: Instant) -> f64 {
-        time.saturating_duration_since(self.origin).as_secs_f64()
+    /// A deadline as the queue counts time.
+    pub(super) fn due(&self, deadline: Deadline) -> f64 {
+        let since = deadline.at().saturating_duration_since(self.origin);
+        since.as_secs_f64()
     }
 
     pub(super) fn forecast(&self) -> Forecast {
@@ -105,11 +111,12 @@ impl State {
         }
     }
 
-    /// Refuses what could not be done by its deadline even by workers that have nothing else to do.
-    pub(super) fn check_alone(&self, tokens: usize, due: Instant) -> Result<()> {
-        let seconds = tokens as f64 * self.pace.seconds_per_unit() / self.workers.len() as f64;
-        let left = due.saturating_duration_since(Instant::now());
-        if seconds <= left.as_secs_f64() * LARGE_SHARE {
+    /// Refuses what takes nearly all the time that a request is given, or more, even if workers
+    /// have nothing else to do.
+    pub(super) fn check_alone(&self, tokens: usize, deadline: Deadline) -> Result<()> {
+        let workers = self.workers.len() as f64;
+        let seconds = tokens as f64 * self.pace.seconds_per_unit() / workers;
+        if seconds <= ALONE_SHARE * deadline.within().as_secs_f64() {
             return Ok(());
         }
         Err(Error::TooSlow {

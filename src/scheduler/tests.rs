@@ -10,8 +10,8 @@ use super::*;
 /// Nothing here takes this long; what does has failed.
 const LONG: Duration = Duration::from_secs(30);
 
-fn due() -> Instant {
-    Instant::now() + LONG
+fn due() -> Deadline {
+    Deadline::after(LONG)
 }
 
 /// A model the test drives: each batch is announced, then waits until the test says what becomes of it.

@@ -1,4 +1,5 @@
-//! What `tokenizer.json` says that can be read in one pass over a text, as `XLM-RoBERTa`'s checkpoints put it.
+//! What `tokenizer.json` says that can be read in one pass over a text, as `XLM-RoBERTa`'s
+//! checkpoints put it.
 
 use serde_json::Value;
 use tokenizers::{Tokenizer, normalizers::Precompiled};
@@ -106,7 +107,8 @@ fn normalizer(json: &Value) -> Option<(Precompiled, bool)> {
     }
 }
 
-/// Whether white space disappears, if words are what stands between spaces, each with the sign for a space in front.
+/// Whether white space disappears, if words are what stands between spaces, each with the sign for
+/// a space in front.
 fn removes_spaces(json: &Value) -> Option<bool> {
     match json["type"].as_str()? {
         "Metaspace" => {

@@ -1,9 +1,11 @@
 //! The normal form of a text, a grapheme cluster at a time.
 //!
-//! SentencePiece's rules are applied to clusters of less than six bytes as a whole, to the characters of all others one by one, so
-//! a cluster may be as long as it likes: as soon as six bytes of it are known, each character is read without its neighbours.
-//! Clusters are those of `unicode-segmentation`, which decides a boundary by what is before it in the same cluster and by the
-//! character after it. So clusters are the same wherever reading starts, as long as that is at a boundary.
+//! SentencePiece's rules are applied to clusters of less than six bytes as a whole, to the
+//! characters of all others one by one, so a cluster may be as long as it likes: as soon as six
+//! bytes of it are known, each character is read without its neighbours. Clusters are those of
+//! `unicode-segmentation`, which decides a boundary by what is before it in the same cluster and by
+//! the character after it. So clusters are the same wherever reading starts, as long as that is at
+//! a boundary.
 
 use std::ops::Range;
 
@@ -40,8 +42,8 @@ impl<'a> Clusters<'a> {
         self.long.is_none()
     }
 
-    /// Appends the normal form of the next cluster, or of a part of a long one, in the text before `stop`. If `ends` is false, the text
-    /// goes on there. False if nothing can be read.
+    /// Appends the normal form of the next cluster, or of a part of a long one, in the text before
+    /// `stop`. If `ends` is false, the text goes on there. False if nothing can be read.
     pub(super) fn read(&mut self, stop: usize, ends: bool, normal: &mut String) -> bool {
         let begun = self.at;
         let mut chars = self.text[begun..stop].chars();

@@ -1,11 +1,13 @@
 //! Reading a text as Hugging Face's tokenizer does, from the front, as far as it matters.
 //!
-//! Their steps over the whole text become one pass: added tokens cut the text into segments; a segment's normal form is that of its
-//! clusters, one after the other; spaces and `▁` cut it into words that begin with `▁`; the vocabulary cuts a word into tokens. After
-//! a space the state of this pass is always the same (no word is begun, a space has been read), which gives two short cuts.
-//! A word between spaces has the same tokens wherever it stands, unless its normal form is empty or has a space or `▁` at an
-//! end: most words come from memory. And the last tokens of a text are those of its last words: reading starts at a space
-//! near the end, and further back if that was too near.
+//! Their steps over the whole text become one pass: added tokens cut the text into segments; a
+//! segment's normal form is that of its clusters, one after the other; spaces and `▁` cut it into
+//! words that begin with `▁`; the vocabulary cuts a word into tokens. After a space the state of
+//! this pass is always the same (no word is begun, a space has been read), which gives two short
+//! cuts. A word between spaces has the same tokens wherever it stands, unless its normal form is
+//! empty or has a space or `▁` at an end: most words come from memory. And the last tokens of a
+//! text are those of its last words: reading starts at a space near the end, and further back if
+//! that was too near.
 
 use std::ops::Range;
 
@@ -50,7 +52,8 @@ impl Reader {
         reader.agrees(tokenizer).then_some(reader)
     }
 
-    /// Whether a text that has a little of everything is read like this by Hugging Face's library too.
+    /// Whether a text that has a little of everything is read like this by Hugging Face's library
+    /// too.
     fn agrees(&self, tokenizer: &Tokenizer) -> bool {
         let text = "Où est  l'été ?\r\n\tÀ Noël ﬁ ½ ﷺ Большая панда 大熊猫是中国特有的 <mask> عربي 다 e\u{301} ▁a▁▁ ▁ \u{600} </s>\u{200b} \u{1}";
         let ours = self.read(text, Extent::WHOLE, &|| true);
@@ -111,7 +114,8 @@ impl Reader {
         Some(0)
     }
 
-    /// Whether the space before this place is a cluster of its own, and none of the spaces there belongs to an added token.
+    /// Whether the space before this place is a cluster of its own, and none of the spaces there
+    /// belongs to an added token.
     fn can_start(&self, text: &str, at: usize) -> bool {
         let (before, after) = (&text[..at - 1], &text[at..]);
         let (Some(last), Some(first)) = (before.chars().next_back(), after.chars().next()) else {
@@ -237,7 +241,8 @@ impl<'a> Reading<'a> {
         Some(())
     }
 
-    /// The first added token that starts in this part of the text, the longest if there are several, and where it is.
+    /// The first added token that starts in this part of the text, the longest if there are
+    /// several, and where it is.
     fn find_added(&mut self, part: Range<usize>) -> Option<(&'a Added, usize)> {
         for (token, next) in self.reader.layout.added.iter().zip(&mut self.next_added) {
             let from = part.start.max(next.clear);
@@ -308,7 +313,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Reads short words, and a space after each, as long as their tokens do not depend on what is around. False if the first does.
+    /// Reads short words, and a space after each, as long as their tokens do not depend on what is
+    /// around. False if the first does.
     fn read_known(&mut self, stop: usize, ends: bool) -> bool {
         let begun = self.clusters.at;
         let mut at = begun;
@@ -391,8 +397,8 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// What is before the first space, if it is short and that space is a cluster of its own. The text after `rest` is not known unless
-/// the segment `ends` there.
+/// What is before the first space, if it is short and that space is a cluster of its own. The text
+/// after `rest` is not known unless the segment `ends` there.
 fn first_word(rest: &str, ends: bool) -> Option<&str> {
     let bytes = rest.as_bytes();
     let start = &bytes[..bytes.len().min(MAX_WORD + 1)];

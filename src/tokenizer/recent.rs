@@ -1,7 +1,9 @@
 //! A memory of whole documents: a retriever finds the same chunks again and again.
 //!
-//! Documents are known by their SHA-256, so that the memory holds tokens and no texts, and nobody can make one document pass for
-//! another. Of a document that is truncated the memory holds the tokens of one end, and serves who needs no more of them. Which are kept is `quick_cache`'s affair (S3-FIFO: what is seen once does not drive out what recurs).
+//! Documents are known by their SHA-256, so that the memory holds tokens and no texts, and nobody
+//! can make one document pass for another. Of a document that is truncated the memory holds the
+//! tokens of one end, and serves who needs no more of them. Which are kept is `quick_cache`'s
+//! affair (S3-FIFO: what is seen once does not drive out what recurs).
 
 use std::sync::Arc;
 
@@ -10,7 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Extent, Side, Tokens};
 
-/// Bytes of the longest texts that are remembered. To read the beginning of a longer one again costs no more than its digest.
+/// Bytes of the longest texts that are remembered. To read the beginning of a longer one again
+/// costs no more than its digest.
 const MAX_TEXT: usize = 16 * 1024;
 
 /// The digest of the text, and the end that is cut off.

@@ -1,4 +1,5 @@
-//! What is read of a text, and every pair made of it, is held against Hugging Face's library reading the whole.
+//! What is read of a text, and every pair made of it, is held against Hugging Face's library
+//! reading the whole.
 
 use std::sync::{
     LazyLock,
@@ -337,7 +338,8 @@ fn a_tokenizer_of_another_kind_is_read_by_their_library() {
     );
 }
 
-/// Texts of a megabyte, none of which gives many tokens before its end, or lets itself be cut near the end.
+/// Texts of a megabyte, none of which gives many tokens before its end, or lets itself be cut near
+/// the end.
 fn megabytes() -> impl Iterator<Item = String> {
     let texts = [
         "a",

@@ -1,15 +1,19 @@
-//! The best segmentation of a word into pieces of the vocabulary, found while the word is still being read.
+//! The best segmentation of a word into pieces of the vocabulary, found while the word is still
+//! being read.
 //!
-//! This is the Viterbi search of Hugging Face's `Unigram`, to the bit: for each end of a piece, the candidates come in the order
-//! of their starts, earliest first, and only a better sum of scores (the same additions in f64) replaces the one before. There
-//! the candidates of a position are pushed from their starts; here an Aho-Corasick automaton names all pieces that end at a
+//! This is the Viterbi search of Hugging Face's `Unigram`, to the bit: for each end of a piece, the
+//! candidates come in the order of their starts, earliest first, and only a better sum of scores
+//! (the same additions in f64) replaces the one before. There the candidates of a position are
+//! pushed from their starts; here an Aho-Corasick automaton names all pieces that end at a
 //! position, longest first, which is the same order.
 //!
-//! What has been read may be settled before the word ends. No piece is longer than `longest` bytes, so every segmentation of
-//! the whole word has an end of a piece among the last `longest` positions, and up to there it is the best one of that prefix.
-//! If the best segmentations of all these prefixes have a node in common, everything up to that node is settled. In some words
-//! they never have one ("aaaa…": where the odd piece goes depends on how many letters follow). Then each of the last positions
-//! is given its tokens so far, as many as can matter, and everything before them is forgotten: memory is bounded.
+//! What has been read may be settled before the word ends. No piece is longer than `longest` bytes,
+//! so every segmentation of the whole word has an end of a piece among the last `longest`
+//! positions, and up to there it is the best one of that prefix. If the best segmentations of all
+//! these prefixes have a node in common, everything up to that node is settled. In some words they
+//! never have one ("aaaa…": where the odd piece goes depends on how many letters follow). Then each
+//! of the last positions is given its tokens so far, as many as can matter, and everything before
+//! them is forgotten: memory is bounded.
 
 use std::{collections::BTreeMap, mem};
 
@@ -200,7 +204,8 @@ impl<'a> Lattice<'a> {
         self.attempt = (2 * self.nodes.len()).max(ATTEMPT);
     }
 
-    /// The last node that the segmentations of all prefixes that end in the window have in common, if it settles anything.
+    /// The last node that the segmentations of all prefixes that end in the window have in common,
+    /// if it settles anything.
     fn common(&mut self, window: usize) -> Option<usize> {
         let mut live = 0;
         for node in &mut self.nodes[window..] {
@@ -277,7 +282,8 @@ impl<'a> Lattice<'a> {
         self.beginnings.push(path);
     }
 
-    /// The tokens up to a node, from the last settled one. Unknown characters in a row are one token.
+    /// The tokens up to a node, from the last settled one. Unknown characters in a row are one
+    /// token.
     fn path(&self, mut at: usize) -> Vec<u32> {
         let mut pieces = Vec::new();
         let mut node = self.nodes[at];

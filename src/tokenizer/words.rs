@@ -12,8 +12,8 @@ pub(super) const MAX_WORD: usize = 48;
 /// Tokens of those words that are remembered with the most: a character may be many tokens.
 const MAX_TOKENS: usize = 24;
 
-/// Words in a generation of a shard; with all shards and both generations 131,072 words: some 15 MB, or 32 MB of the
-/// worst ones.
+/// Words in a generation of a shard; with all shards and both generations 131,072 words: some 15
+/// MB, or 32 MB of the worst ones.
 const GENERATION: usize = 4096;
 
 /// Enough that threads seldom meet in one.
@@ -38,7 +38,8 @@ type Generation = HashMap<Box<str>, Word>;
 type Word = Option<Box<[u32]>>;
 
 impl Words {
-    /// Appends the tokens of a word of at most [`MAX_WORD`] bytes, from memory or read now; tells whether it can stand alone.
+    /// Appends the tokens of a word of at most [`MAX_WORD`] bytes, from memory or read now; tells
+    /// whether it can stand alone.
     #[inline]
     pub(super) fn append(
         &self,

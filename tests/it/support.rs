@@ -70,8 +70,8 @@ fn clean(command: &mut Command) -> &mut Command {
 }
 
 impl Server {
-    /// Starts with the demo model in a shell that has run a command such as `ulimit`, and waits until
-    /// it is ready.
+    /// Starts with the demo model in a shell that has run a command such as `ulimit`, and waits
+    /// until it is ready.
     pub(crate) fn start_under(shell: &str, options: &[(&str, &str)]) -> Self {
         let server = Self::spawn(program_under(shell), options);
         server.wait_for_log("ready");

@@ -68,7 +68,8 @@ pub(crate) struct Request {
     /// Tokens of the query that are read; 0 and -1: no limit.
     #[schema(schema_with = schema::tokens, required = false)]
     max_tokens_per_query: Option<usize>,
-    /// Tokens of query, document and special tokens together; 0 and -1: as many as the server allows.
+    /// Tokens of query, document and special tokens together; 0 and -1: as many as the server
+    /// allows.
     #[schema(schema_with = schema::prompt_tokens, required = false)]
     truncate_prompt_tokens: Option<usize>,
     /// Which end of a text loses tokens: `left` or `right`.
