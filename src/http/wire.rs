@@ -427,6 +427,8 @@ impl Usage {
 }
 
 #[cfg(test)]
+mod bounds;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;

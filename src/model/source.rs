@@ -12,6 +12,7 @@ use anyhow::{Result, bail, ensure};
 mod files;
 mod hub;
 mod progress;
+mod safetensors;
 
 pub(super) use files::read;
 pub use progress::Progress;
@@ -230,7 +231,7 @@ fn directory(path: &Path) -> Result<ModelFiles> {
         None => error,
     })?;
     for weights in &files.weights {
-        files::check_whole(weights)?;
+        safetensors::check_whole(weights)?;
     }
     Ok(files)
 }

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use ureq::http::Uri;
 
 use super::files::{self, CONFIG, INDEX, MAX_WEIGHTS, NEEDED, TOKENIZER, WEIGHTS};
-use super::{HubModel, HubSettings, ModelFiles, Progress};
+use super::{HubModel, HubSettings, ModelFiles, Progress, safetensors};
 use cache::{Cache, NOTHING};
 use client::{Client, Patience, header};
 use failure::Failure;
@@ -153,7 +153,7 @@ impl<'a> Hub<'a> {
             files::read(path).map_err(|error| delete_hint(&error, path))?;
         }
         for weights in &files.weights {
-            files::check_whole(weights).map_err(|error| delete_hint(&error, weights))?;
+            safetensors::check_whole(weights).map_err(|error| delete_hint(&error, weights))?;
         }
         Ok(ModelFiles {
             commit: Some(commit.as_str().to_owned()),
