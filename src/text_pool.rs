@@ -366,7 +366,12 @@ mod tests {
             }
         };
         let deadline = Deadline::after(Duration::from_millis(20));
-        assert_eq!(pool.run(1, deadline, wait).await, Err(deadline.exceeded()));
+        // The work and the wait for it end at the same moment.
+        let ended = pool.run(1, deadline, wait).await;
+        assert!(
+            ended == Ok(()) || ended == Err(deadline.exceeded()),
+            "{ended:?}"
+        );
         assert!(deadline.is_over());
         assert_eq!(pool.run(1, due(), |_| 1).await, Ok(1), "the thread is free");
     }
