@@ -13,7 +13,7 @@ use crate::memory::Budget;
 /// How often to see whether there is memory to give back.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Less than this is not worth going through the allocator's lists.
+/// Freed memory below this size is not worth a walk through the allocator's lists.
 const WORTHWHILE: usize = 16 << 20;
 
 /// Allocations from this size on are mapped, and unmapped when they are freed.

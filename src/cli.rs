@@ -323,7 +323,7 @@ fn budget(settings: &HttpSettings, metrics: &Metrics) -> Arc<Budget> {
     Budget::new(bytes, metrics.memory.clone())
 }
 
-/// As many threads for text as the process may use processors.
+/// Starts as many threads for text as the process may use processors.
 fn text_pool() -> Result<Arc<TextPool>> {
     let pool = TextPool::new(rayon::current_num_threads());
     Ok(Arc::new(pool.context("cannot start the threads for text")?))

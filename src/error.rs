@@ -139,7 +139,7 @@ impl Error {
     }
 }
 
-/// At least one second, and at most a day: `Retry-After` knows no fractions.
+/// Rounds up to whole seconds, at least one and at most a day: `Retry-After` has no fractions.
 pub fn whole_seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds.clamp(1.0, 86_400.0).ceil())
 }

@@ -82,7 +82,7 @@ impl Forecast {
 /// A request was not taken, and none of its pairs was.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Refused {
-    /// Its pairs do not fit.
+    /// The request's pairs do not fit.
     Full {
         /// Pairs waiting already.
         queued: usize,

@@ -30,7 +30,7 @@ static STANDARD_ERROR: Outlet = Outlet::new();
 /// How long the end of the process waits for its last lines to be taken.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The same for a panic, which may be one that ends the process. Others wait meanwhile, so it is
+/// How long a panic, which may end the process, waits for its line. Others wait meanwhile, so it is
 /// short.
 const PANIC_LINES: Duration = Duration::from_millis(50);
 

@@ -115,7 +115,7 @@ impl Truncation {
         self.side.cut(&query.ids, self.query_tokens)
     }
 
-    /// At most so many tokens, at the end that is kept.
+    /// The extent of at most so many tokens, at the end that is kept.
     fn extent(self, tokens: usize, at_most: Option<usize>) -> Extent {
         Extent {
             tokens: tokens.min(at_most.unwrap_or(usize::MAX)),
@@ -227,7 +227,7 @@ impl PairTokenizer {
         Ok(Some(Tokens::whole(encoding.get_ids().to_vec())))
     }
 
-    /// The same for a text that is likely to come again.
+    /// Encodes a text that is likely to come again: its tokens may be remembered.
     ///
     /// # Errors
     /// [`error::Error::Inference`] if the tokenizer fails on the text.

@@ -19,7 +19,7 @@ const NAMED: usize = 10;
 #[derive(Debug, PartialEq)]
 enum Meaning {
     AsItStands,
-    /// The same without what surrounds it by mistake.
+    /// The value without what surrounds it by mistake.
     Cleaned(String),
     NotSet,
 }
@@ -69,7 +69,7 @@ fn meaning(name: &str, value: &str) -> Meaning {
     }
 }
 
-/// Without a byte order mark, blanks, ends of lines, and one pair of quotes.
+/// Removes a byte order mark, blanks, ends of lines, and one pair of quotes.
 pub(super) fn clean(value: &str) -> &str {
     let text = value.trim_start_matches('\u{feff}').trim();
     let unquoted = ['"', '\'']

@@ -144,9 +144,9 @@ pub struct HttpSettings {
     pub memory_bytes: usize,
     /// Connections at once.
     pub max_connections: usize,
-    /// For the headers of a request to arrive.
+    /// Time allowed for the headers of a request to arrive.
     pub header_timeout: Duration,
-    /// From the end of one request to the beginning of the next.
+    /// Time allowed between the end of one request and the beginning of the next.
     pub idle_timeout: Duration,
     /// From the beginning of a body to its end.
     pub body_timeout: Duration,

@@ -78,7 +78,7 @@ impl HubArgs {
             token_file: sends_token.then_some(token_file),
             cache_dir: self.cache(environment, &home),
             offline: self.offline(environment),
-            // As for every client of the hub, 0 stands for the default.
+            // 0 stands for the default, as with every client of the hub.
             timeout: seconds(self.hf_hub_download_timeout, HubSettings::DEFAULT_TIMEOUT),
             question_timeout: seconds(
                 self.hf_hub_etag_timeout,
@@ -150,7 +150,7 @@ impl Environment<'_> {
             .map_or_else(|_| path.to_owned(), |rest| self.user.join(rest))
     }
 
-    /// As curl and Python read them: the names in small letters first.
+    /// Reads the proxies as curl and Python do: the names in small letters first.
     fn proxies(&self) -> Proxies {
         Proxies {
             https: self.first(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]),

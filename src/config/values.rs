@@ -86,7 +86,7 @@ impl FromStr for Host {
             .strip_prefix('[')
             .and_then(|text| text.strip_suffix(']'))
             .unwrap_or(text);
-        // As in fe80::1%eth0.
+        // A zone, as in fe80::1%eth0.
         let (address, zone) = host.split_once('%').unwrap_or((host, "0"));
         let is_address = match address.parse::<IpAddr>() {
             Ok(IpAddr::V6(_)) => !zone.is_empty(),

@@ -37,11 +37,11 @@ pub(super) enum Outcome {
 /// Why a request was refused.
 #[derive(Clone)]
 pub(super) struct Cause {
-    /// In a word.
+    /// The reason, as the metric's label has it.
     pub(super) reason: Refused,
     /// How much the operator will want to know.
     pub(super) level: Level,
-    /// In a sentence without anything that the client sent.
+    /// A sentence that repeats nothing of what the client sent.
     pub(super) why: Cow<'static, str>,
 }
 

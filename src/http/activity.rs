@@ -12,11 +12,11 @@ use tokio::time::Instant;
 /// How long a connection may be without a request.
 #[derive(Clone, Copy)]
 pub(super) struct Patience {
-    /// For the first request to come, and for the rest of any request that has begun.
+    /// Time allowed for the first request to come, and for the rest of any that has begun.
     pub(super) request: Duration,
-    /// From the end of one request to the beginning of the next.
+    /// Time allowed between the end of one request and the beginning of the next.
     pub(super) idle: Duration,
-    /// As long as the client takes of the answer, this much more, all in all.
+    /// Upper bound on the time to send an answer while the client takes of it, added to the above.
     pub(super) sending: Duration,
 }
 
@@ -176,7 +176,7 @@ impl Activity {
         } else if state.version.is_none() {
             Some(Sparable::NeverAsked(state.ended))
         } else if state.is_leaving {
-            // Not before it has been told why.
+            // It has to be told why before it goes.
             let is_told = state.written > state.ended;
             is_told.then_some(Sparable::Leaving(state.ended))
         } else {

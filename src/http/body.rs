@@ -64,8 +64,8 @@ struct Receiver {
 
 impl Receiver {
     async fn read(mut self, request: Request<Body>) -> Result<RequestBody, ApiError> {
-        // Before the first byte of it: a client that asks whether to send a body is spared the
-        // sending.
+        // The size is checked before the first byte: a client that asks whether to send is spared
+        // the sending.
         if let Some(bytes) = announced(request.headers()) {
             self.check_size(bytes)?;
             self.lease.check(bytes.saturating_mul(HELD_PER_BYTE))?;
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn brotli_tells_its_window_in_its_first_byte() {
-        // From the table of RFC 7932, section 9.1.
+        // The table is that of RFC 7932, section 9.1.
         for (first, bits) in [
             (0b0, 16),
             (0b000_0001, 17),

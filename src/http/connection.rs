@@ -34,7 +34,7 @@ const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nC
 
 /// Writes that, if the client takes it at once.
 pub(super) fn tell_that_there_is_no_room(stream: &TcpStream) {
-    // Through the socket itself: tokio does not know yet that a fresh one can be written to.
+    // The socket itself is asked: tokio does not know yet that a fresh one can be written to.
     let _ = SockRef::from(stream).send(NO_ROOM);
 }
 
@@ -166,7 +166,7 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         self.make_way(cx)?;
         let before = buf.filled().len();
-        // Before the clock: what has come in time counts, however late it is read.
+        // Reading comes before the clock: what has arrived in time counts, however late it is read.
         let read = Pin::new(&mut self.stream).poll_read(cx, buf)?;
         if read.is_ready() && buf.filled().len() > before {
             self.activity.note_read();

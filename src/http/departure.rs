@@ -72,7 +72,7 @@ impl Departure {
 fn send_interim(stream: &TcpStream) -> io::Result<()> {
     match stream.try_write(INTERIM) {
         Ok(written) if written < INTERIM.len() => Err(io::ErrorKind::WriteZero.into()),
-        // Its machine does not take anything at the moment, but it is there.
+        // The client's machine takes nothing at the moment, but it is there.
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
         _ => Ok(()),
     }

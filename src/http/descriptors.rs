@@ -13,7 +13,7 @@ const BESIDE: u64 = 256;
 /// How many connections may be open.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Share {
-    /// Those that may ask.
+    /// Connections that may ask.
     pub(super) places: usize,
     /// More, that have not asked yet or are refused.
     pub(super) beside: usize,

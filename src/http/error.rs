@@ -41,7 +41,7 @@ pub(super) enum ApiError {
     NotFound,
     /// The route exists, but not for this method.
     MethodNotAllowed,
-    /// Its headers can be read in more than one way; a sentence says which.
+    /// The request's headers can be read in more than one way; a sentence says which.
     Ambiguous(String),
     /// The connection broke off before the body was complete, or it cannot be unpacked.
     BodyUnreadable(String),

@@ -23,7 +23,7 @@ use crate::config::HttpSettings;
 /// The value of `Keep-Alive`: how long an idle connection is kept.
 pub(super) type Announced = Option<HeaderValue>;
 
-/// So much earlier than is said: a request may be under way when the time is over.
+/// The announced time is shorter than the real one by this: a request may be under way at the end.
 const MARGIN: Duration = Duration::from_secs(2);
 
 /// Admits or refuses a new connection.

@@ -53,7 +53,7 @@ where
 }
 
 impl Intake {
-    /// For a room that holds so many.
+    /// An intake for a room that holds so many connections.
     pub(super) fn new(routes: Router, capacity: usize) -> Self {
         let files = capacity.saturating_add(ENDING).min(Semaphore::MAX_PERMITS);
         Self {

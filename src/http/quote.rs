@@ -1,6 +1,6 @@
 //! What a client sent, made fit to be repeated: in an answer, or on a line of the log.
 
-/// At most so many characters of a text, control characters and the like escaped; `…` if there were
+/// Keeps at most so many characters of a text, with control characters escaped; `…` if there were
 /// more.
 pub(super) fn cut(text: &str, limit: usize) -> String {
     let mut chars = text.chars();

@@ -36,7 +36,7 @@ pub(super) async fn identify(mut request: Request, next: Next) -> Response {
 /// What stands on each line of the log. The query of the address does not: people put keys there.
 fn span(id: &HeaderValue, request: &Request) -> Span {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    // At the level of errors, so that no choice of level takes the id off a line that is written.
+    // The span has the level of errors, so that no choice of level takes the id off a line.
     error_span!(
         "request",
         request_id = %id.to_str().unwrap_or_default(),

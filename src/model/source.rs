@@ -66,9 +66,9 @@ pub struct HubSettings {
 /// Proxies by scheme; an address may have user and password.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
-    /// For addresses that start with https (`HTTPS_PROXY`, `ALL_PROXY`).
+    /// The proxy for addresses that start with https (`HTTPS_PROXY`, `ALL_PROXY`).
     pub https: Option<String>,
-    /// For addresses that start with http (`HTTP_PROXY`, `ALL_PROXY`).
+    /// The proxy for addresses that start with http (`HTTP_PROXY`, `ALL_PROXY`).
     pub http: Option<String>,
     /// Hosts that are reached directly (`NO_PROXY`).
     pub except: String,

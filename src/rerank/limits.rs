@@ -8,7 +8,7 @@ use crate::error::Error;
 /// What a request may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// From the end of its body to its answer.
+    /// Time allowed from the end of its body to its answer.
     pub deadline: Duration,
     /// Windows of a long document, where the request does not say.
     pub chunks: usize,

@@ -20,7 +20,7 @@ const PIECE: usize = 32 * 1024;
 /// The distinct pairs of a job.
 pub(super) struct Pairs {
     pub(super) encodings: Vec<Encoding>,
-    /// For each document of the job, its encodings: several if it is read in windows.
+    /// The encodings of each document of the job: several if it is read in windows.
     pub(super) slots: Vec<Range<usize>>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Plan {
     queries: Vec<usize>,
     /// The first of each group of equal documents.
     documents: Vec<usize>,
-    /// For each document of the job, its query and its text among those above.
+    /// The query and the text of each document of the job, as places in the lists above.
     pairs: Vec<(usize, usize)>,
 }
 
@@ -180,8 +180,8 @@ impl Job {
         distinct(&self.documents).0
     }
 
-    /// Fewer tokens than the pairs of these documents have, if they are ordinary texts: a token of
-    /// those has half as many bytes.
+    /// Counts fewer tokens than the pairs of these documents have, if the texts are ordinary: a
+    /// token of those has half as many bytes.
     pub(super) fn few_tokens(
         &self,
         documents: impl IntoIterator<Item = usize>,

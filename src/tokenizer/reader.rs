@@ -151,7 +151,7 @@ struct Reading<'a> {
     reader: &'a Reader,
     text: &'a str,
     clusters: Clusters<'a>,
-    /// For each added token, where to look for it next.
+    /// Where to look next for each added token.
     next_added: Vec<NextAdded>,
     /// The normal form of a cluster.
     normal: String,
@@ -161,7 +161,7 @@ struct Reading<'a> {
     is_after_space: bool,
     lattice: Lattice<'a>,
     tokens: Vec<u32>,
-    /// More tokens than these do not matter.
+    /// The number of tokens beyond which no more matter.
     enough: usize,
     extent: Extent,
 }

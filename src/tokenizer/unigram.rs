@@ -42,7 +42,7 @@ pub(super) struct Unigram {
 }
 
 impl Unigram {
-    /// The same vocabulary, unless something about it is unusual.
+    /// Reads the vocabulary; none if something about it is unusual.
     pub(super) fn new(model: &Model, unknown: usize) -> Option<Self> {
         let scores: Vec<f64> = model.iter().map(|(_, score)| *score).collect();
         let mut pieces = BTreeMap::new();

@@ -46,7 +46,7 @@ fn bounded_list(raw: &RawValue, most: usize) -> Result<Items<'_>, Problem> {
 
 /// The items of a list.
 struct Items<'a> {
-    /// As many as are kept.
+    /// The items that are kept.
     first: Vec<&'a RawValue>,
     count: usize,
 }

@@ -15,7 +15,7 @@ use super::violation::Problem;
 #[derive(Debug)]
 pub(crate) struct Passage {
     pub(super) text: Arc<str>,
-    /// None if it came as a string.
+    /// The object; none if the passage came as a string.
     object: Option<Object>,
 }
 

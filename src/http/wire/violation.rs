@@ -234,7 +234,7 @@ impl Problem {
 
 /// What has been found wrong with a body so far.
 pub(super) struct Violations {
-    /// In the order of the fields.
+    /// The violations, in the order of the fields.
     list: Vec<Violation>,
     /// Bytes of offending values in that list.
     echoed: usize,
@@ -244,7 +244,7 @@ pub(super) struct Violations {
 }
 
 impl Violations {
-    /// None yet, of a request that may have so many documents.
+    /// No violations yet, of a request that may have so many documents.
     pub(super) fn new(max_documents: usize) -> Self {
         Self {
             list: Vec::new(),

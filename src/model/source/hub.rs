@@ -74,7 +74,7 @@ struct Hub<'a> {
     settings: &'a HubSettings,
     /// Where the hub is.
     address: String,
-    /// The same without a password, for messages.
+    /// The hub's address without a password, for messages.
     endpoint: String,
     has_token: bool,
     patience: Patience,

@@ -14,7 +14,7 @@ const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Blob {
     pub(super) etag: Etag,
-    /// In bytes, as the hub says.
+    /// The size in bytes, as the hub says.
     pub(super) size: u64,
     directory: PathBuf,
 }

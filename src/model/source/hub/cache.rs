@@ -12,7 +12,8 @@ use hf_hub::{CacheRepo, Repo, RepoType};
 use super::super::HubModel;
 use super::values::{Commit, Etag};
 
-/// Longer than any commit, so that a large file in its place is not read whole.
+/// Bytes that are read of a reference: more than any commit has, so that a large file in its
+/// place is not read whole.
 const MAX_REFERENCE: u64 = 1024;
 
 /// Why a model that was never downloaded is not complete.

@@ -29,14 +29,14 @@ pub(super) struct Client {
 /// How long an answer may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// Until it begins, and between any two pieces of it.
+    /// Time allowed until the answer begins, and between any two pieces of it.
     pub(super) silence: Duration,
-    /// In all, with redirects and its body; no limit if absent.
+    /// Time allowed in all, with redirects and the body; no limit if absent.
     pub(super) all: Option<Duration>,
 }
 
 impl Patience {
-    /// For an answer that takes as long as it takes.
+    /// The limits of an answer that may take as long as it needs.
     pub(super) fn in_pieces(self) -> Self {
         Self { all: None, ..self }
     }

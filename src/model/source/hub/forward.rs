@@ -71,7 +71,7 @@ impl<In: Transport> Connector<In> for Absolute {
 #[derive(Debug)]
 struct Forwarded<In> {
     inner: In,
-    /// None once the first line has gone.
+    /// The first line; none once it has gone.
     prefix: Option<String>,
 }
 
