@@ -2,7 +2,7 @@
 //! a library.
 
 use std::{
-    io,
+    env, fs, io,
     num::NonZero,
     thread::{self, available_parallelism},
 };
@@ -15,6 +15,12 @@ use tokio::runtime::{Builder, Runtime};
 /// has threads of its own.
 const BLOCKING_THREADS: usize = 4;
 
+/// The stack of a thread, in bytes: the default of Rust, of Rayon and of Tokio.
+const STACK: usize = 2 << 20;
+
+/// What a thread maps beside its stack, in bytes: guard pages and the stack for signals.
+const BESIDE_STACK: usize = 64 << 10;
+
 /// Starts those that compute and those that serve.
 pub(super) fn start() -> Result<Runtime> {
     start_computing()?;
@@ -23,6 +29,7 @@ pub(super) fn start() -> Result<Runtime> {
     rehearse(serving + BLOCKING_THREADS).map_err(|error| too_few(&error))?;
     Builder::new_multi_thread()
         .enable_all()
+        .thread_stack_size(STACK)
         .max_blocking_threads(BLOCKING_THREADS)
         .build()
         .context("cannot start the async runtime")
@@ -30,8 +37,22 @@ pub(super) fn start() -> Result<Runtime> {
 
 /// Starts those that compute.
 pub(super) fn start_computing() -> Result<()> {
-    let pool = ThreadPoolBuilder::new().build_global();
+    let threads = computing();
+    fit(threads).map_err(|error| too_few(&error))?;
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .stack_size(STACK)
+        .build_global();
     pool.map_err(|error| too_few(&error))
+}
+
+/// How many threads compute: what `RAYON_NUM_THREADS` says, or one for each core.
+fn computing() -> usize {
+    let wanted = env::var("RAYON_NUM_THREADS").unwrap_or_default();
+    match wanted.trim().parse() {
+        Ok(0) | Err(_) => available_parallelism().map_or(1, NonZero::get),
+        Ok(threads) => threads,
+    }
 }
 
 fn too_few(error: &dyn std::error::Error) -> anyhow::Error {
@@ -40,9 +61,34 @@ fn too_few(error: &dyn std::error::Error) -> anyhow::Error {
     )
 }
 
+/// Checks that the address space has room for so many threads. A thread that finds none for its
+/// stack for signals aborts the process, so they are not started to find out.
+fn fit(threads: usize) -> io::Result<()> {
+    let (limit, _) = rlimit::Resource::AS.get()?;
+    let taken = mapped_bytes().unwrap_or_default();
+    let left = usize::try_from(limit).map_or(usize::MAX, |limit| limit.saturating_sub(taken));
+    let needed = threads.saturating_mul(STACK + BESIDE_STACK);
+    if needed > left {
+        return Err(io::Error::other(format!(
+            "the stacks of {threads} take {} MB of address space, and {} MB are left",
+            needed.div_ceil(1 << 20),
+            left >> 20
+        )));
+    }
+    Ok(())
+}
+
+/// Bytes of address space that this process takes, where Linux tells.
+fn mapped_bytes() -> Option<usize> {
+    let sizes = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: usize = sizes.split_whitespace().next()?.parse().ok()?;
+    Some(pages * rustix::param::page_size())
+}
+
 /// Starts so many threads at once, and ends them again.
 fn rehearse(threads: usize) -> io::Result<()> {
-    let start = |_| thread::Builder::new().spawn(thread::park);
+    fit(threads)?;
+    let start = |_| thread::Builder::new().stack_size(STACK).spawn(thread::park);
     let mut started = Vec::new();
     let all = (0..threads).try_for_each(|number| start(number).map(|thread| started.push(thread)));
     for thread in started {

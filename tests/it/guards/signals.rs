@@ -54,5 +54,6 @@ fn too_few_threads_are_told_in_a_sentence() {
         text.contains("error: the system gives this process too few threads"),
         "{text}"
     );
+    assert!(text.contains("the stacks of 4000 take 8250 MB"), "{text}");
     assert!(!text.contains("panicked"), "{text}");
 }
