@@ -118,8 +118,8 @@ pub struct ModelArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Batching")]
 pub struct BatchArgs {
-    /// Tokens computed at once; a request that comes meanwhile waits for them [default: 768 on the
-    /// CPU, measured at the start on a GPU]
+    /// Tokens computed at once; a request that comes meanwhile waits for them [default: 1536 on the
+    /// CPU, half of that of large requests; measured at the start on a GPU]
     #[arg(long, env = "RERANKER_MAX_BATCH_TOKENS", value_name = "TOKENS")]
     pub max_batch_tokens: Option<usize>,
 
@@ -234,10 +234,11 @@ pub struct Batching {
 
 impl Batching {
     /// With what the model made of the number of tokens.
-    pub fn settings(&self, batch_tokens: usize) -> Settings {
+    pub fn settings(&self, batch_tokens: usize, turn_tokens: usize) -> Settings {
         Settings {
             limits: Limits {
                 batch_tokens,
+                turn_tokens,
                 batch_pairs: self.pairs,
                 queue_pairs: self.queue_pairs,
             },

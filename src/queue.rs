@@ -7,8 +7,8 @@
 //! first. A request whose deadline leaves less than one batch of slack is urgent, and so is every
 //! request whose deadline is earlier. While there are urgent ones, the others that go first share
 //! half a batch, and the urgent ones have the rest, in the order of deadlines: neither starves the
-//! other. A batch in which requests are done is filled up with work of others, urgent ones aside,
-//! for a short time only.
+//! other. A batch of nothing but large requests' work is shorter than others, and one in which
+//! requests are done is filled up with work of others, urgent ones aside, for a short time only.
 //!
 //! **Admission.** A request is admitted, whole, if it and every request admitted before it can be
 //! done by its deadline. Requests of more than one batch may use `LARGE_SHARE` of their time only,
@@ -30,6 +30,10 @@ use std::collections::{BinaryHeap, VecDeque};
 
 pub use self::pace::Pace;
 
+/// A request of more than so many batches is large: it takes so long that yielding more often costs
+/// it little.
+const LARGE_BATCHES: usize = 2;
+
 /// Seconds that a request which would be done with a batch may wait for larger ones to be computed
 /// in the same batch.
 const FILLING: f64 = 0.02;
@@ -42,6 +46,9 @@ const LARGE_SHARE: f64 = 0.95;
 pub struct Limits {
     /// Tokens in a batch. A single pair longer than this still gets a batch, of its own.
     pub batch_tokens: usize,
+    /// Tokens in a batch that holds nothing but work of large requests: whoever comes meanwhile waits
+    /// for it. No more than `batch_tokens`.
+    pub turn_tokens: usize,
     /// Pairs in a batch.
     pub batch_pairs: usize,
     /// Pairs waiting.
@@ -132,6 +139,8 @@ struct Waiting<T> {
     pairs: VecDeque<Entry<T>>,
     /// Tokens of these pairs.
     tokens: usize,
+    /// Whether the request had more work than [`LARGE_BATCHES`] when it came.
+    is_large: bool,
     /// The deadline.
     due: f64,
 }
@@ -202,6 +211,7 @@ impl<T> Queue<T> {
             request,
             pairs,
             tokens,
+            is_large: tokens > LARGE_BATCHES * self.limits.batch_tokens,
             due,
         };
         self.line.insert(place, waiting);
@@ -301,8 +311,8 @@ impl<T> Queue<T> {
         let (small, others) = shortest_first.split_at(done_with_it);
         self.fill(&mut batch, small.iter().copied(), whole);
         self.fill(&mut batch, 0..urgent, whole);
-        let most = if small.is_empty() {
-            whole
+        let most = if let Some(&first) = others.first().filter(|_| small.is_empty()) {
+            self.turn(first)
         } else {
             whole.min(tokens_in(&batch).saturating_add(forecast.tokens_in(FILLING)))
         };
@@ -310,6 +320,15 @@ impl<T> Queue<T> {
         self.pairs -= batch.len();
         self.line.retain(|waiting| !waiting.pairs.is_empty());
         batch
+    }
+
+    /// The tokens of a batch that begins with work of the request at this place in line.
+    fn turn(&self, place: usize) -> usize {
+        if self.line[place].is_large {
+            self.limits.turn_tokens
+        } else {
+            self.limits.batch_tokens
+        }
     }
 
     /// How many requests, from the first of these places in line, fit whole in so many tokens and

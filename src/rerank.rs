@@ -143,6 +143,7 @@ impl Reranker {
             gpus,
             dtype,
             batch_tokens,
+            turn_tokens,
         } = checkpoint.build(&model.wanted(batching.tokens))?;
         let mut pace = Pace::new(batch_tokens / SMALLEST_MEASURED);
         for encoder in &encoders {
@@ -161,7 +162,7 @@ impl Reranker {
             },
             max_length: model.max_length,
         };
-        let settings = batching.settings(batch_tokens);
+        let settings = batching.settings(batch_tokens, turn_tokens);
         let scheduler = Scheduler::new(encoders, settings, pace, Arc::clone(metrics))
             .context("cannot start the model's thread")?;
         Ok(Self {

@@ -33,6 +33,7 @@ const SMALLEST_MEASURED: usize = 64 * 1024;
 /// One entry at a time; [`SMALL`] tells large requests from small ones.
 const LIMITS: Limits = Limits {
     batch_tokens: SMALL,
+    turn_tokens: SMALL,
     batch_pairs: 1,
     queue_pairs: usize::MAX,
 };

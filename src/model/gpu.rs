@@ -58,12 +58,15 @@ pub(super) fn build(checkpoint: &Checkpoint, ordinals: &[usize], wanted: &Wanted
         gpus.push(model.gpu.info().clone());
         encoders.push(Box::new(model));
     }
+    let batch_tokens = batch_tokens.unwrap_or(wanted.max_length);
     Ok(Built {
         encoders,
         device: "cuda",
         gpus,
         dtype,
-        batch_tokens: batch_tokens.unwrap_or(wanted.max_length),
+        batch_tokens,
+        // A batch takes a fraction of a second there.
+        turn_tokens: batch_tokens,
     })
 }
 

@@ -17,6 +17,7 @@ const UNKNOWN: Forecast = Forecast {
 fn limits(batch_tokens: usize, batch_pairs: usize, queue_pairs: usize) -> Limits {
     Limits {
         batch_tokens,
+        turn_tokens: batch_tokens,
         batch_pairs,
         queue_pairs,
     }
@@ -76,6 +77,22 @@ fn small_requests_pass_a_large_one() {
     push(&mut queue, 3, &[20]).unwrap();
     assert_eq!(next(&mut queue), [(3, 0), (2, 0), (2, 1)]);
     assert_eq!(next(&mut queue), [(1, 2), (1, 3)]);
+}
+
+#[test]
+fn large_requests_take_shorter_turns_than_others() {
+    let limits = Limits {
+        turn_tokens: 50,
+        ..limits(100, 100, 1000)
+    };
+    let mut queue = Queue::new(limits);
+    push(&mut queue, 1, &[50; 4]).unwrap();
+    push(&mut queue, 2, &[50; 5]).unwrap();
+    assert_eq!(next(&mut queue), [(1, 0), (1, 1)], "two batches of work");
+    assert_eq!(next(&mut queue), [(1, 2), (1, 3)]);
+    for index in 0..5 {
+        assert_eq!(next(&mut queue), [(2, index)], "more than that");
+    }
 }
 
 #[test]

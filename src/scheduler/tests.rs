@@ -73,6 +73,7 @@ fn bench(batch_tokens: usize, queue_pairs: usize) -> Bench {
     let (model, (seen, outcomes)) = scripted();
     let limits = Limits {
         batch_tokens,
+        turn_tokens: batch_tokens,
         batch_pairs: 100,
         queue_pairs,
     };
@@ -272,6 +273,7 @@ async fn waiting_for_company_is_possible_when_asked_for() {
     let (model, (seen, outcomes)) = scripted();
     let limits = Limits {
         batch_tokens: 3,
+        turn_tokens: 3,
         batch_pairs: 100,
         queue_pairs: 100,
     };
@@ -300,6 +302,7 @@ fn pair_of_workers(batch_tokens: usize) -> (Arc<Scheduler>, [Script; 2]) {
     let ((first, a), (second, b)) = (scripted(), scripted());
     let limits = Limits {
         batch_tokens,
+        turn_tokens: batch_tokens,
         batch_pairs: 100,
         queue_pairs: 100,
     };
