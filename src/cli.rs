@@ -24,10 +24,10 @@ use tracing::{info, warn};
 use self::signals::Signals;
 use crate::{
     allocator,
-    config::{self, Config, Host, HttpSettings, LogArgs, ServeArgs},
+    config::{self, Config, LogArgs, ServeArgs},
     deadline::Deadline,
     http::{
-        self, App, Listener, Shared,
+        self, App, Host, Listener, Shared,
         wire::{self, Route, Served},
     },
     memory::Budget,
@@ -132,7 +132,7 @@ pub fn run(cli: Cli) -> Result<()> {
 
 /// Starts the log with what there is to say about the environment.
 fn begin(log: &LogArgs) -> Result<()> {
-    telemetry::init(log)?;
+    telemetry::init(&log.settings())?;
     for warning in config::warnings(&Cli::command()) {
         warn!("{warning}");
     }
@@ -190,11 +190,11 @@ async fn load_into(
     let started = Instant::now();
     let Config {
         model,
-        batching,
+        scheduler,
         limits,
         ..
     } = config.clone();
-    let load = move || Reranker::load(&model, batching, limits, text, &metrics);
+    let load = move || Reranker::load(&model, scheduler, limits, text, &metrics);
     let reranker = spawn_blocking(load)
         .await
         .context("loading the model panicked")??;
@@ -231,7 +231,7 @@ fn rerank(args: &RerankArgs) -> Result<()> {
     let mut lease = budget(&config.http, &metrics).lease();
     let reranker = Reranker::load(
         &config.model,
-        config.batching,
+        config.scheduler,
         limits,
         text_pool()?,
         &metrics,
@@ -255,11 +255,9 @@ fn peak() -> Result<()> {
 fn gpu_check(args: &ServeArgs) -> Result<()> {
     begin(&args.log)?;
     threads::start_computing()?;
-    let Config {
-        model, batching, ..
-    } = args.resolve()?;
+    let model = args.resolve()?.model;
     let checkpoint = Checkpoint::open(&model.source, &model.hub)?;
-    let (found, passed) = checkpoint.examine_gpu(&model.wanted(batching.tokens))?;
+    let (found, passed) = checkpoint.examine_gpu(&model.build)?;
     print(&serde_json::to_string_pretty(&found)?)?;
     ensure!(
         passed,
@@ -315,7 +313,7 @@ fn server_options() -> clap::error::Result<ServeArgs> {
 }
 
 /// The memory that requests share, told to whoever reads the metrics.
-fn budget(settings: &HttpSettings, metrics: &Metrics) -> Arc<Budget> {
+fn budget(settings: &http::Settings, metrics: &Metrics) -> Arc<Budget> {
     let bytes = settings.memory_bytes;
     metrics
         .memory_limit

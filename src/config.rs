@@ -7,7 +7,6 @@ mod access;
 mod environment;
 mod http;
 mod hub;
-mod values;
 
 use std::time::Duration;
 
@@ -15,19 +14,12 @@ use anyhow::{Result, bail};
 use clap::{Args, builder::BoolishValueParser};
 
 pub(crate) use self::environment::{read_environment, warnings};
-pub use self::{
-    access::{AccessArgs, AccessSettings, KeySettings, TlsFiles},
-    http::{HttpArgs, HttpSettings},
-    hub::HubArgs,
-    values::{Device, Host, LogLevel, Origin, Secret},
-};
+use self::{http::HttpArgs, hub::HubArgs};
 use crate::{
-    model::{
-        Backend, Dtype, Wanted,
-        source::{HubSettings, Source},
-    },
-    rerank,
-    scheduler::{Limits, Settings},
+    http::Settings as HttpSettings,
+    model::{self, Backend, BuildOptions, Device, Dtype, source::Source},
+    rerank, scheduler,
+    telemetry::{self, LogLevel},
     tokenizer::MIN_LENGTH,
 };
 
@@ -186,65 +178,14 @@ pub struct LogArgs {
 /// All settings of a server, checked against each other.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The model.
-    pub model: ModelSettings,
-    /// Batching.
-    pub batching: Batching,
+    /// Which model, and how it is built.
+    pub model: model::Settings,
+    /// How requests share the model.
+    pub scheduler: scheduler::Settings,
     /// What a request may cost.
     pub limits: rerank::Limits,
-    /// The server.
+    /// Where the server listens, and for whom.
     pub http: HttpSettings,
-}
-
-/// Which model, where from, on what.
-#[derive(Debug, Clone)]
-pub struct ModelSettings {
-    /// As typed, for the answers.
-    pub id: String,
-    /// Where that is.
-    pub source: Source,
-    /// How to reach the hub.
-    pub hub: HubSettings,
-    /// Where to compute.
-    pub device: Device,
-    /// Whether the CPU will not do.
-    pub require_gpu: bool,
-    /// Which implementation.
-    pub backend: Backend,
-    /// How weights are kept and multiplied.
-    pub dtype: Dtype,
-    /// Tokens per pair.
-    pub max_length: usize,
-    /// Memory for tokens of documents.
-    pub token_cache_mb: usize,
-}
-
-/// How requests share the model.
-#[derive(Debug, Clone, Copy)]
-pub struct Batching {
-    /// Tokens computed at once, where the operator has an opinion.
-    pub tokens: Option<usize>,
-    /// Pairs computed at once.
-    pub pairs: usize,
-    /// Pairs that may wait.
-    pub queue_pairs: usize,
-    /// How long a batch that is not full waits for company.
-    pub wait: Duration,
-}
-
-impl Batching {
-    /// With what the model made of the number of tokens.
-    pub fn settings(&self, batch_tokens: usize, turn_tokens: usize) -> Settings {
-        Settings {
-            limits: Limits {
-                batch_tokens,
-                turn_tokens,
-                batch_pairs: self.pairs,
-                queue_pairs: self.queue_pairs,
-            },
-            batch_wait: self.wait,
-        }
-    }
 }
 
 impl ServeArgs {
@@ -256,7 +197,7 @@ impl ServeArgs {
         let mut problems = self.problems();
         let model = self
             .model
-            .resolve()
+            .resolve(self.batch.max_batch_tokens)
             .map_err(|error| problems.push(format!("{error:#}")));
         let Ok(model) = model else {
             bail!(problems.join("\n"));
@@ -266,7 +207,7 @@ impl ServeArgs {
         }
         Ok(Config {
             model,
-            batching: self.batch.resolve(),
+            scheduler: self.batch.resolve(),
             limits: rerank::Limits {
                 deadline: Duration::from_millis(self.batch.deadline_ms),
                 chunks: self.batch.max_chunks_per_doc,
@@ -325,52 +266,43 @@ impl ServeArgs {
     }
 }
 
-impl ModelSettings {
-    /// The network that these settings ask for, to compute so many tokens at once.
-    pub fn wanted(&self, batch_tokens: Option<usize>) -> Wanted {
-        Wanted {
-            backend: self.backend,
-            dtype: self.dtype,
-            device: self.device.clone(),
-            require_gpu: self.require_gpu,
-            batch_tokens,
-            max_length: self.max_length,
-        }
-    }
-}
-
 impl ModelArgs {
-    fn resolve(&self) -> Result<ModelSettings> {
-        Ok(ModelSettings {
+    fn resolve(&self, batch_tokens: Option<usize>) -> Result<model::Settings> {
+        Ok(model::Settings {
             id: self.model.clone(),
             source: Source::parse(&self.model, self.revision.as_deref())?,
             hub: self.hub.resolve(),
-            device: self.device.clone(),
-            require_gpu: self.require_gpu,
-            backend: self.backend,
-            dtype: self.dtype,
-            max_length: self.max_length,
+            build: BuildOptions {
+                backend: self.backend,
+                dtype: self.dtype,
+                device: self.device.clone(),
+                require_gpu: self.require_gpu,
+                batch_tokens,
+                max_length: self.max_length,
+            },
             token_cache_mb: self.token_cache_mb,
         })
     }
 }
 
 impl BatchArgs {
-    fn resolve(&self) -> Batching {
-        Batching {
-            tokens: self.max_batch_tokens,
-            pairs: self.max_batch_pairs,
+    fn resolve(&self) -> scheduler::Settings {
+        scheduler::Settings {
+            batch_pairs: self.max_batch_pairs,
             queue_pairs: self.max_queue_pairs,
-            wait: Duration::from_millis(self.batch_wait_ms),
+            batch_wait: Duration::from_millis(self.batch_wait_ms),
         }
     }
 }
 
-/// Compose files pass variables that are not set as empty strings.
-fn non_empty(text: Option<&str>) -> Option<String> {
-    text.map(str::trim)
-        .filter(|text| !text.is_empty())
-        .map(str::to_owned)
+impl LogArgs {
+    /// What is logged, as `telemetry` takes it.
+    pub fn settings(&self) -> telemetry::Settings {
+        telemetry::Settings {
+            level: self.log_level,
+            directives: self.rust_log.clone(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -394,7 +326,7 @@ mod tests {
     fn the_defaults_are_consistent() {
         let config = parse(&[]).resolve().unwrap();
         assert_eq!(config.http.port, 8002);
-        assert_eq!(config.model.max_length, 512);
+        assert_eq!(config.model.build.max_length, 512);
     }
 
     #[test]

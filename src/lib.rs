@@ -9,6 +9,7 @@
 //! 5. [`error`] and [`telemetry`]: what goes wrong and what is told.
 
 mod allocator;
+pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod deadline;
@@ -21,6 +22,7 @@ pub mod ops;
 pub mod queue;
 pub mod rerank;
 pub mod scheduler;
+pub mod secret;
 pub mod telemetry;
 pub mod text_pool;
 pub mod tokenizer;

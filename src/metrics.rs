@@ -9,8 +9,6 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector, exponential_buckets,
 };
 
-use crate::model::Batch;
-
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
@@ -264,12 +262,12 @@ impl Metrics {
         self.ready.set(1);
     }
 
-    /// Notes a batch that has been computed, with how many tokens of padding.
-    pub fn observe_batch(&self, batch: &Batch, padding: usize, took: Duration) {
-        let tokens = batch.input_ids.len();
+    /// Notes a batch of so many pairs and tokens that has been computed, with how many tokens of
+    /// padding.
+    pub fn observe_batch(&self, pairs: usize, tokens: usize, padding: usize, took: Duration) {
         self.batch_seconds.observe(took.as_secs_f64());
         self.batch_tokens.observe(tokens as f64);
-        self.batch_pairs.observe(batch.len() as f64);
+        self.batch_pairs.observe(pairs as f64);
         self.tokens.inc_by(tokens as u64);
         self.padding_tokens.inc_by(padding as u64);
     }

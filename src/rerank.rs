@@ -2,6 +2,7 @@
 //!
 //! Every way in, HTTP or command line, whatever its wire format, calls [`Reranker::rerank`].
 
+mod job;
 mod limits;
 mod pairs;
 
@@ -15,21 +16,21 @@ use anyhow::{Context as _, ensure};
 use tracing::info;
 
 use crate::{
-    config::{Batching, ModelSettings},
+    batch::Batch,
     deadline::Deadline,
     error::Result,
     memory::Lease,
     metrics::Metrics,
-    model::{Backend, Batch, Built, Checkpoint, CrossEncoder},
+    model::{self, Backend, Checkpoint, CrossEncoder, LoadedModel},
     ops::GpuInfo,
-    queue::Pace,
+    queue::{self, Pace},
     scheduler::{self, Scheduler},
     text_pool::{Demand, TextPool},
-    tokenizer::{Extent, PairTokenizer, Tokens, Truncation},
+    tokenizer::{Extent, PairTokenizer, Tokens},
 };
 
-pub use self::limits::Limits;
 use self::pairs::{Pairs, Plan};
+pub use self::{job::Job, limits::Limits};
 
 /// Requests with no more text than this are encoded in one piece of work.
 const AT_ONCE: usize = 64 * 1024;
@@ -51,18 +52,7 @@ pub struct Reranker {
     scheduler: Scheduler,
     info: ModelInfo,
     limits: Limits,
-    batching: scheduler::Limits,
-}
-
-/// What to score.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Job {
-    /// One for all documents, or one for each.
-    pub queries: Vec<Arc<str>>,
-    /// In the order of the request.
-    pub documents: Vec<Arc<str>>,
-    /// What to do with pairs that are too long.
-    pub truncation: Truncation,
+    batching: queue::Limits,
 }
 
 /// What clients may want to know of the model.
@@ -116,8 +106,8 @@ impl Reranker {
     /// # Errors
     /// A sentence for a person: what is wrong with which file or option, and what to do.
     pub fn load(
-        model: &ModelSettings,
-        batching: Batching,
+        model: &model::Settings,
+        scheduler: scheduler::Settings,
         limits: Limits,
         text: Arc<TextPool>,
         metrics: &Arc<Metrics>,
@@ -125,11 +115,11 @@ impl Reranker {
         let checkpoint = Checkpoint::open(&model.source, &model.hub)?;
         let longest = checkpoint.config.longest_input();
         ensure!(
-            model.max_length <= longest,
+            model.build.max_length <= longest,
             "RERANKER_MAX_LENGTH is {}, but this model reads at most {longest} tokens",
-            model.max_length
+            model.build.max_length
         );
-        let tokenizer = PairTokenizer::new(&checkpoint.tokenizer, model.max_length)?
+        let tokenizer = PairTokenizer::new(&checkpoint.tokenizer, model.build.max_length)?
             .remember(model.token_cache_mb * 1_000_000);
         ensure!(
             tokenizer.vocabulary() <= checkpoint.config.vocabulary,
@@ -137,18 +127,23 @@ impl Reranker {
             tokenizer.vocabulary(),
             checkpoint.config.vocabulary
         );
-        let Built {
+        let LoadedModel {
             encoders,
             device,
             gpus,
             dtype,
             batch_tokens,
             turn_tokens,
-        } = checkpoint.build(&model.wanted(batching.tokens))?;
+        } = checkpoint.build(&model.build)?;
         let mut pace = Pace::new(batch_tokens / SMALLEST_MEASURED);
         for encoder in &encoders {
             warm_up(encoder.as_ref(), &tokenizer).context("the model cannot score a first pair")?;
-            measure(encoder.as_ref(), model.max_length, batch_tokens, &mut pace)?;
+            measure(
+                encoder.as_ref(),
+                model.build.max_length,
+                batch_tokens,
+                &mut pace,
+            )?;
         }
         let info = ModelInfo {
             id: model.id.clone(),
@@ -156,14 +151,20 @@ impl Reranker {
             device,
             gpus,
             dtype,
-            backend: match model.backend {
+            backend: match model.build.backend {
                 Backend::Native => "native",
                 Backend::Reference => "reference",
             },
-            max_length: model.max_length,
+            max_length: model.build.max_length,
         };
-        let settings = batching.settings(batch_tokens, turn_tokens);
-        let scheduler = Scheduler::new(encoders, settings, pace, Arc::clone(metrics))
+        let limits_of_queue = queue::Limits {
+            batch_tokens,
+            turn_tokens,
+            batch_pairs: scheduler.batch_pairs,
+            queue_pairs: scheduler.queue_pairs,
+        };
+        let wait = scheduler.batch_wait;
+        let scheduler = Scheduler::new(encoders, limits_of_queue, wait, pace, Arc::clone(metrics))
             .context("cannot start the model's thread")?;
         Ok(Self {
             tokenizer: Arc::new(tokenizer),
@@ -171,7 +172,7 @@ impl Reranker {
             scheduler,
             info,
             limits,
-            batching: settings.limits,
+            batching: limits_of_queue,
         })
     }
 
@@ -181,7 +182,7 @@ impl Reranker {
     }
 
     /// The sizes of batches and of the queue.
-    pub fn batching(&self) -> scheduler::Limits {
+    pub fn batching(&self) -> queue::Limits {
         self.batching
     }
 

@@ -26,35 +26,27 @@ use std::{
 use tokio::sync::oneshot;
 use tracing::error;
 
+pub use self::state::Scored;
 use self::state::{State, Waiting};
-pub use crate::queue::Limits;
 use crate::{
+    batch::Batch,
     deadline::Deadline,
     error::{Error, Result, whole_seconds},
     metrics::Metrics,
-    model::{Batch, CrossEncoder},
-    queue::{Entry, Pace, Refused, RequestId},
+    model::CrossEncoder,
+    queue::{Entry, Limits, Pace, Refused, RequestId},
     tokenizer::Encoding,
 };
 
-/// What the scheduler goes by.
+/// How requests share the model.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// The sizes of batches and of the queue.
-    pub limits: Limits,
+    /// Pairs computed at once.
+    pub batch_pairs: usize,
+    /// Pairs that may wait.
+    pub queue_pairs: usize,
     /// How long a batch that is not full waits for company while the model is free. Zero: not at all.
     pub batch_wait: Duration,
-}
-
-/// The answer to one request.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Scored {
-    /// One finite logit per pair, in the order given.
-    pub logits: Vec<f32>,
-    /// From admission until the first of its batches started.
-    pub queued: Duration,
-    /// From there to the answer.
-    pub computed: Duration,
 }
 
 /// The handle that requests share. When it is dropped the threads drain the queue and end.
@@ -64,7 +56,8 @@ pub struct Scheduler {
 }
 
 struct Shared {
-    settings: Settings,
+    limits: Limits,
+    batch_wait: Duration,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     /// Something was pushed or closed.
@@ -72,21 +65,23 @@ struct Shared {
 }
 
 impl Scheduler {
-    /// Starts a thread for each copy of the model. `pace` is what is known of their speed, in
-    /// seconds per token.
+    /// Starts a thread for each copy of the model. A batch that is not full waits `batch_wait` for
+    /// company. `pace` is what is known of their speed, in seconds per token.
     ///
     /// # Errors
     /// If the operating system gives no thread.
     pub fn new(
         models: Vec<Box<dyn CrossEncoder>>,
-        settings: Settings,
+        limits: Limits,
+        batch_wait: Duration,
         pace: Pace,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            settings,
+            limits,
+            batch_wait,
             metrics,
-            state: Mutex::new(State::new(settings.limits, models.len(), pace)),
+            state: Mutex::new(State::new(limits, models.len(), pace)),
             changed: Condvar::new(),
         });
         for (worker, model) in models.into_iter().enumerate() {
@@ -193,7 +188,7 @@ impl Shared {
         if !state.open {
             return Err(Error::ShuttingDown);
         }
-        let (count, limit) = (pairs.len(), self.settings.limits.queue_pairs);
+        let (count, limit) = (pairs.len(), self.limits.queue_pairs);
         if count > limit {
             return Err(Error::TooManyPairs {
                 pairs: count,
@@ -222,7 +217,7 @@ impl Shared {
             Refused::Full { queued } => Error::Overloaded {
                 queued,
                 refused: pairs,
-                limit: self.settings.limits.queue_pairs,
+                limit: self.limits.queue_pairs,
                 retry_after: whole_seconds(state.queue.time_to_drain(&state.forecast())),
             },
             Refused::Late { wait, retry_after } => Error::late(wait, retry_after),
@@ -245,8 +240,7 @@ impl Shared {
                 break;
             } else {
                 // The batch is not full: take it, unless told to wait for company.
-                let until =
-                    *company_until.get_or_insert_with(|| Instant::now() + self.settings.batch_wait);
+                let until = *company_until.get_or_insert_with(|| Instant::now() + self.batch_wait);
                 let left = until.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     break;
@@ -286,8 +280,12 @@ impl Shared {
             self.metrics
                 .redone_batches
                 .inc_by(model.batches_redone() - redone);
-            self.metrics
-                .observe_batch(&batch, model.padding(&batch), started.elapsed());
+            self.metrics.observe_batch(
+                batch.len(),
+                batch.input_ids.len(),
+                model.padding(&batch),
+                started.elapsed(),
+            );
             for (operation, took) in model.take_spent().into_iter().flatten() {
                 self.metrics.observe_operation(operation.name(), took);
             }

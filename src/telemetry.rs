@@ -4,6 +4,8 @@
 //! Nothing here waits for whoever reads it, and nothing fails if nobody does: see `outlet`.
 
 mod outlet;
+mod settings;
+mod stamp;
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -14,16 +16,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tracing_subscriber::{
-    EnvFilter,
-    fmt::{
-        format::Writer,
-        time::{FormatTime as _, SystemTime},
-    },
-};
+use tracing_subscriber::EnvFilter;
 
-use self::outlet::Outlet;
-use crate::config::{LogArgs, LogLevel};
+pub use self::settings::{LogLevel, Settings};
+use self::{outlet::Outlet, stamp::stamped};
 
 static STANDARD_ERROR: Outlet = Outlet::new();
 
@@ -44,9 +40,9 @@ pub fn start() {
 ///
 /// # Errors
 /// Directives that cannot be read, or logging that is started already.
-pub fn init(args: &LogArgs) -> Result<()> {
+pub fn init(settings: &Settings) -> Result<()> {
     tracing_subscriber::fmt()
-        .with_env_filter(filter(args)?)
+        .with_env_filter(filter(settings)?)
         .with_writer(|| Lines)
         // The subscriber would complain on standard error, and panic if that fails.
         .log_internal_errors(false)
@@ -68,9 +64,9 @@ pub fn flush() {
 
 /// A word such as `warning` is no directive, but would be read as the name of a target, and silence
 /// all others.
-fn filter(args: &LogArgs) -> Result<EnvFilter> {
-    let Some(directives) = &args.rust_log else {
-        return Ok(EnvFilter::new(args.log_level.0.as_str()));
+fn filter(settings: &Settings) -> Result<EnvFilter> {
+    let Some(directives) = &settings.directives else {
+        return Ok(EnvFilter::new(settings.level.0.as_str()));
     };
     if let Ok(LogLevel(level)) = directives.parse() {
         return Ok(EnvFilter::new(level.as_str()));
@@ -96,14 +92,6 @@ fn report_panic(info: &PanicHookInfo<'_>) {
         &format!("thread {name} {info}{backtrace}"),
     ));
     STANDARD_ERROR.flush(PANIC_LINES);
-}
-
-/// A line as the log has them, for what must be told whatever the filter says.
-fn stamped(level: &str, text: &str) -> String {
-    let mut line = String::new();
-    // Only the clock could fail; a line without the time is better than none.
-    let _ = SystemTime.format_time(&mut Writer::new(&mut line));
-    format!("{line} {level:>5} {text}")
 }
 
 /// Where the subscriber writes; each call brings a whole line.

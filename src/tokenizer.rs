@@ -10,6 +10,8 @@ mod layout;
 mod normal;
 mod reader;
 mod recent;
+mod tokens;
+mod truncation;
 mod unigram;
 mod words;
 
@@ -17,6 +19,10 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use tokenizers::Tokenizer;
 
 use self::{reader::Reader, recent::Recent};
+pub use self::{
+    tokens::{Extent, Side, Tokens},
+    truncation::{TooLong, Truncation},
+};
 use crate::error;
 
 /// `<s>`, `</s></s>` and `</s>`: what the template adds to a pair.
@@ -47,115 +53,6 @@ pub struct PairTokenizer {
 
 /// The tokens of one pair, specials included.
 pub type Encoding = Vec<u32>;
-
-/// The tokens of one text, without specials, or as many of them as can matter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tokens {
-    ids: Vec<u32>,
-    /// Whether there are no others.
-    is_whole: bool,
-}
-
-impl Tokens {
-    fn whole(ids: Vec<u32>) -> Self {
-        Self {
-            ids,
-            is_whole: true,
-        }
-    }
-
-    /// Whether none are missing, if so many are looked at.
-    fn are_all(&self, looked_at: Option<usize>) -> bool {
-        self.is_whole || looked_at.is_some_and(|tokens| self.ids.len() >= tokens)
-    }
-
-    fn suffice(&self, extent: Extent) -> bool {
-        self.is_whole || self.ids.len() >= extent.tokens
-    }
-}
-
-/// How many of a text's tokens can matter, and at which end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// The others are of no consequence, and neither is how many there are.
-    pub tokens: usize,
-    /// The end that is cut off.
-    pub side: Side,
-}
-
-impl Extent {
-    /// Every token.
-    pub const WHOLE: Self = Self {
-        tokens: usize::MAX,
-        side: Side::Right,
-    };
-}
-
-/// What to do with a pair that is too long. The default is the old service's: `longest_first`, at the end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Truncation {
-    /// Tokens per pair, where that is less than the server's own limit.
-    pub max_length: Option<usize>,
-    /// Tokens of the query that are looked at.
-    pub query_tokens: Option<usize>,
-    /// Tokens of the document that are looked at.
-    pub document_tokens: Option<usize>,
-    /// Which end of a text loses tokens.
-    pub side: Side,
-    /// How many overlapping windows of a document that does not fit are read; the first is what truncation would
-    /// leave. `None`: the server's choice.
-    pub chunks: Option<usize>,
-    /// Refuse instead of truncating.
-    pub refuse: bool,
-}
-
-impl Truncation {
-    /// What is looked at of a query.
-    fn query(self, query: &Tokens) -> &[u32] {
-        self.side.cut(&query.ids, self.query_tokens)
-    }
-
-    /// The extent of at most so many tokens, at the end that is kept.
-    fn extent(self, tokens: usize, at_most: Option<usize>) -> Extent {
-        Extent {
-            tokens: tokens.min(at_most.unwrap_or(usize::MAX)),
-            side: self.side,
-        }
-    }
-}
-
-/// An end of a text.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// The beginning.
-    Left,
-    /// The end.
-    #[default]
-    Right,
-}
-
-impl Side {
-    /// What remains of a text when this end is cut off until `length` tokens are left.
-    fn cut(self, tokens: &[u32], length: Option<usize>) -> &[u32] {
-        let excess = tokens.len().saturating_sub(length.unwrap_or(usize::MAX));
-        match self {
-            Self::Left => &tokens[excess..],
-            Self::Right => &tokens[..tokens.len() - excess],
-        }
-    }
-}
-
-/// A pair was longer than allowed, and truncation was not wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooLong {
-    /// Tokens of the pair, specials included.
-    pub tokens: usize,
-    /// Whether that is all of them. They are not counted to the end if there are many more than
-    /// allowed.
-    pub are_all: bool,
-    /// Tokens that were allowed.
-    pub limit: usize,
-}
 
 impl PairTokenizer {
     /// Reads `tokenizer.json`; pairs will be cut to `max_length` tokens.

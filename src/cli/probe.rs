@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use ureq::{Agent, tls::TlsConfig};
 
-use crate::config::Host;
+use crate::http::Host;
 
 /// How the program is called in its images.
 const NAME: &str = "reranker";

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::values::{Origin, Secret};
+use crate::{
+    http::{AccessSettings, KeySettings, Origin, TlsFiles},
+    secret::Secret,
+};
 
 /// Who may connect, and how.
 #[derive(Debug, Clone, Args)]
@@ -40,35 +43,6 @@ pub struct AccessArgs {
         value_name = "ORIGINS"
     )]
     pub cors_origins: Vec<Origin>,
-}
-
-/// Who may connect, and how.
-#[derive(Debug, Clone)]
-pub struct AccessSettings {
-    /// The keys.
-    pub keys: KeySettings,
-    /// HTTPS, if it is asked for.
-    pub tls: Option<TlsFiles>,
-    /// Whose pages may call.
-    pub cors_origins: Vec<Origin>,
-}
-
-/// Where the keys are that open the server; neither means that it is open.
-#[derive(Debug, Clone)]
-pub struct KeySettings {
-    /// The keys themselves; none is blank.
-    pub given: Vec<Secret>,
-    /// A file with more.
-    pub file: Option<PathBuf>,
-}
-
-/// The files of HTTPS.
-#[derive(Debug, Clone)]
-pub struct TlsFiles {
-    /// The certificate chain, the server's own first.
-    pub cert: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
 }
 
 impl AccessArgs {

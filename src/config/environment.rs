@@ -154,6 +154,13 @@ fn rest(name: &str) -> &str {
     name.strip_prefix(PREFIX).unwrap_or(name)
 }
 
+/// Compose files pass variables that are not set as empty strings.
+pub(super) fn non_empty(text: Option<&str>) -> Option<String> {
+    text.map(str::trim)
+        .filter(|text| !text.is_empty())
+        .map(str::to_owned)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

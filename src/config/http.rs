@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{
-    access::{AccessArgs, AccessSettings},
-    values::Host,
+use super::access::AccessArgs;
+use crate::{
+    http::{Host, Settings},
+    memory::available_bytes,
 };
-use crate::memory::available_bytes;
 
-/// Nobody waits longer, and a clock can add it to any time.
+/// Upper bound of all timeouts; it keeps `Instant + timeout` from overflowing.
 const DAY_MS: u64 = 86_400_000;
 
 /// The memory for requests where nothing says how much there is.
@@ -131,31 +131,6 @@ pub struct HttpArgs {
     pub access: AccessArgs,
 }
 
-/// Where and within what limits the server listens.
-#[derive(Debug, Clone)]
-pub struct HttpSettings {
-    /// Where to listen.
-    pub host: Host,
-    /// The port there.
-    pub port: u16,
-    /// Bytes per request.
-    pub max_body_bytes: usize,
-    /// Bytes that all requests in flight may hold.
-    pub memory_bytes: usize,
-    /// Connections at once.
-    pub max_connections: usize,
-    /// Time allowed for the headers of a request to arrive.
-    pub header_timeout: Duration,
-    /// Time allowed between the end of one request and the beginning of the next.
-    pub idle_timeout: Duration,
-    /// From the beginning of a body to its end.
-    pub body_timeout: Duration,
-    /// How long a drain may take.
-    pub drain_timeout: Duration,
-    /// Who may connect, and how.
-    pub access: AccessSettings,
-}
-
 impl HttpArgs {
     fn memory_bytes(&self) -> usize {
         match self.memory_mb {
@@ -164,8 +139,8 @@ impl HttpArgs {
         }
     }
 
-    pub(super) fn resolve(&self) -> HttpSettings {
-        HttpSettings {
+    pub(super) fn resolve(&self) -> Settings {
+        Settings {
             host: self.host.clone(),
             port: self.port,
             max_body_bytes: self.max_body_bytes,

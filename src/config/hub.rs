@@ -8,8 +8,11 @@ use std::{
 
 use clap::{Args, builder::BoolishValueParser};
 
-use super::{Secret, environment::clean, non_empty};
-use crate::model::source::{HubSettings, Proxies};
+use super::environment::{clean, non_empty};
+use crate::{
+    model::source::{HubSettings, Proxies},
+    secret::Secret,
+};
 
 /// The most that a time-out may be, in seconds.
 const DAY: u64 = 86_400;

@@ -4,11 +4,7 @@
 //! of a guard, of no route at all. What a status does not tell comes with the answer, as an
 //! [`Outcome`]. Nothing here reads a header but `Content-Length`, or a body.
 
-use std::{
-    borrow::Cow,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -19,47 +15,14 @@ use axum::{
 use http_body::Body as _;
 use tracing::{Level, debug, error, info, warn};
 
-use super::App;
+use super::{
+    app::App,
+    outcome::{Cause, Format, Outcome, Scored},
+};
 use crate::metrics::{Metrics, Refused};
 
 /// The label `route` of what no route matches: paths are the client's choice, labels must be few.
 const OTHER: &str = "other";
-
-/// What an answer is, beyond its status.
-#[derive(Clone)]
-pub(super) enum Outcome {
-    /// Documents with their scores.
-    Scored(Scored),
-    /// An error.
-    Refused(Cause),
-}
-
-/// Why a request was refused.
-#[derive(Clone)]
-pub(super) struct Cause {
-    /// The reason, as the metric's label has it.
-    pub(super) reason: Refused,
-    /// How much the operator will want to know.
-    pub(super) level: Level,
-    /// A sentence that repeats nothing of what the client sent.
-    pub(super) why: Cow<'static, str>,
-}
-
-/// What the log says of a request that was scored.
-#[derive(Clone)]
-pub(super) struct Scored {
-    pub(super) device: &'static str,
-    pub(super) documents: usize,
-    pub(super) returned: usize,
-    pub(super) tokens: usize,
-    pub(super) queued: Duration,
-    pub(super) computed: Duration,
-    pub(super) total: Duration,
-}
-
-/// The wire format of an answer, or of the request that was refused.
-#[derive(Clone, Copy)]
-pub(super) struct Format(pub(super) &'static str);
 
 /// The layer.
 pub(super) async fn note(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {

@@ -17,11 +17,8 @@ use tokio::{
 };
 use tokio_util::io::StreamReader;
 
-use super::{App, error::ApiError};
+use super::{app::App, error::ApiError};
 use crate::{error::Error, memory::Lease};
-
-/// The encodings that are unpacked, as they stand in a header.
-pub(super) const ENCODINGS: &str = "gzip, deflate, br";
 
 /// Bytes that a request holds for each byte of its body: the body, its texts decoded, and what goes
 /// back of them.

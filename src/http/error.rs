@@ -20,12 +20,14 @@ use serde_json::{Value, json};
 use tracing::Level;
 
 use super::{
-    access::{Cause, Outcome},
-    body::ENCODINGS,
+    outcome::{Cause, Outcome},
     quote::cut,
     wire::{Family, Reason},
 };
 use crate::{error::Error, metrics::Refused};
+
+/// The encodings of bodies that are unpacked, as they stand in a header.
+const ENCODINGS: &str = "gzip, deflate, br";
 
 /// What an answer repeats of what a client sent, at most.
 const QUOTED_CHARS: usize = 100;

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use axum::http::HeaderValue;
 use axum_server::accept::Accept;
 use prometheus::IntCounter;
 use tokio::net::TcpStream;
@@ -16,12 +15,9 @@ use super::{
     activity::{Activity, Patience},
     connection::{self, Connection},
     room::Room,
-    service::Service,
+    service::{Announced, Service},
+    settings::Settings,
 };
-use crate::config::HttpSettings;
-
-/// The value of `Keep-Alive`: how long an idle connection is kept.
-pub(super) type Announced = Option<HeaderValue>;
 
 /// The announced time is shorter than the real one by this: a request may be under way at the end.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -39,7 +35,7 @@ pub(super) struct Gate {
 impl Gate {
     /// `refused` counts those for which there was no room or no place.
     pub(super) fn new(
-        settings: &HttpSettings,
+        settings: &Settings,
         room: Arc<Room>,
         refused: IntCounter,
         is_encrypted: bool,

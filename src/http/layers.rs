@@ -17,11 +17,13 @@ use tower_http::{
 };
 
 use super::{
-    App, access, auth,
+    access,
+    app::App,
+    auth,
+    origin::Origin,
     request_id::{self, X_REQUEST_ID},
     strict, unread,
 };
-use crate::config::Origin;
 
 /// Below this, packing costs more than it saves.
 const COMPRESS_FROM_BYTES: u64 = 4096;

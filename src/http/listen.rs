@@ -17,16 +17,17 @@ use tokio::{net::TcpListener, time::sleep};
 use tracing::{debug, info, warn};
 
 use super::{
-    App,
+    app::App,
     descriptors::Share,
     gate::Gate,
     intake::Intake,
     reload::{self, Watch},
     room::Room,
-    router,
+    router::router,
+    settings::Settings,
     tls::Tls,
 };
-use crate::{config::HttpSettings, metrics::Refused};
+use crate::metrics::Refused;
 
 /// Requests at once on one HTTP/2 connection. The queue is the bound that matters; this one keeps a single client from
 /// having bodies without end in memory.
@@ -58,7 +59,7 @@ pub struct Listener {
 impl Listener {
     /// # Errors
     /// A port that is taken, a certificate that cannot be used.
-    pub async fn bind(settings: &HttpSettings) -> Result<Self> {
+    pub async fn bind(settings: &Settings) -> Result<Self> {
         let tls = settings.access.tls.clone().map(Tls::load).transpose()?;
         let (host, port) = (&settings.host, settings.port);
         let addresses = host.addresses(port).with_context(|| {

@@ -16,7 +16,8 @@ use utoipa::{
 };
 
 use super::{
-    SCORING, status,
+    scoring::SCORING,
+    status,
     wire::{Route, ScoreResponse, ragfab, results, schema, tei},
 };
 

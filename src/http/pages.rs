@@ -10,7 +10,7 @@ use axum::{
 };
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::{App, openapi};
+use super::{app::App, openapi};
 
 /// Nothing is loaded from elsewhere, and nobody frames us.
 const SECURITY: [(HeaderName, &str); 3] = [

@@ -14,10 +14,10 @@ use axum::{
 use prometheus::IntGauge;
 
 use super::{
-    App, Body,
-    access::{Format, Outcome, Scored},
+    app::App,
     body::RequestBody,
     error::{ApiError, Refusal},
+    outcome::{Format, Outcome, Scored},
     request_id::X_REQUEST_ID,
     wire::{self, Reason, Rejection, Request, Route, Served},
 };
@@ -28,6 +28,9 @@ use crate::{
     rerank::{Job, Limits, Ranking},
     text_pool::Demand,
 };
+
+/// What came after the headers, or why it could not be read.
+pub(super) type Body = Result<RequestBody, ApiError>;
 
 /// Requests with bodies up to this size are parsed and answered where they are; larger ones would
 /// hold up the others on an async thread.

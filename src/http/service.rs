@@ -18,12 +18,14 @@ use tracing::warn;
 use super::{
     activity::Activity,
     error::ApiError,
-    gate::Announced,
     path,
     request_id::{self, X_REQUEST_ID},
     room::Seat,
 };
 use crate::metrics::Refused;
+
+/// The value of `Keep-Alive`: how long an idle connection is kept.
+pub(super) type Announced = Option<HeaderValue>;
 
 /// The routes behind the question whether there is a place for who asks.
 #[derive(Clone)]

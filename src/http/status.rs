@@ -12,8 +12,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{App, error::ApiError};
-use crate::{metrics, ops::GpuInfo};
+use super::{app::App, error::ApiError};
+use crate::{metrics, ops::GpuInfo, rerank::Reranker};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -193,7 +193,7 @@ fn describe(app: &App, id: String) -> Result<Model, ApiError> {
 
 /// `GET /metrics`: works while the model loads too.
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let queued = app.reranker.get().map_or(0, super::Reranker::queued_pairs);
+    let queued = app.reranker.get().map_or(0, Reranker::queued_pairs);
     app.metrics
         .queue_pairs
         .set(i64::try_from(queued).unwrap_or(i64::MAX));

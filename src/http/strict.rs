@@ -11,7 +11,7 @@ use axum::{
 
 use super::{
     error::{ApiError, Refusal},
-    family,
+    scoring::family,
 };
 
 /// The layer.

@@ -10,7 +10,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
-use crate::config::TlsFiles;
+use super::settings::TlsFiles;
 
 /// What new connections are encrypted with.
 #[derive(Clone)]

@@ -27,11 +27,15 @@ use self::{
     weight::Activations,
 };
 use super::{
-    Backend, Batch, Built, Checkpoint, CrossEncoder, Dtype, ModelConfig, Wanted, weights::Weights,
+    Backend, BuildOptions, Checkpoint, CrossEncoder, Dtype, LoadedModel, ModelConfig,
+    weights::Weights,
 };
-use crate::ops::{
-    GpuInfo,
-    cuda::{self, Gpu},
+use crate::{
+    batch::Batch,
+    ops::{
+        GpuInfo,
+        cuda::{self, Gpu},
+    },
 };
 
 /// Tokens computed at once in f32, after an overflow: rare, so memory counts for more than speed.
@@ -41,25 +45,29 @@ const REDONE_TOKENS: usize = 1024;
 ///
 /// # Errors
 /// Why there is none, for an operator.
-pub(super) fn build(checkpoint: &Checkpoint, ordinals: &[usize], wanted: &Wanted) -> Result<Built> {
-    let (precision, dtype) = precision(wanted.dtype)?;
-    if wanted.backend == Backend::Reference {
+pub(super) fn build(
+    checkpoint: &Checkpoint,
+    ordinals: &[usize],
+    options: &BuildOptions,
+) -> Result<LoadedModel> {
+    let (precision, dtype) = precision(options.dtype)?;
+    if options.backend == Backend::Reference {
         bail!("RERANKER_BACKEND=reference is for the CPU");
     }
     let (mut encoders, mut gpus): (Vec<Box<dyn CrossEncoder>>, _) = (Vec::new(), Vec::new());
-    let mut batch_tokens = wanted.batch_tokens;
+    let mut batch_tokens = options.batch_tokens;
     for &ordinal in ordinals {
         let Checkpoint {
             config, weights, ..
         } = checkpoint;
         let model = GpuXlmRoberta::new(config, weights, precision, ordinal)?;
         // All workers take their batches from the same queue: the first GPU speaks for the others.
-        batch_tokens = Some(model.plan_batches(batch_tokens, wanted.max_length)?);
+        batch_tokens = Some(model.plan_batches(batch_tokens, options.max_length)?);
         gpus.push(model.gpu.info().clone());
         encoders.push(Box::new(model));
     }
-    let batch_tokens = batch_tokens.unwrap_or(wanted.max_length);
-    Ok(Built {
+    let batch_tokens = batch_tokens.unwrap_or(options.max_length);
+    Ok(LoadedModel {
         encoders,
         device: "cuda",
         gpus,

@@ -10,7 +10,8 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{Activation, VarBuilder};
 use candle_transformers::models::xlm_roberta::{Config, XLMRobertaForSequenceClassification};
 
-use super::{Batch, CrossEncoder, ModelConfig, weights::Weights};
+use super::{CrossEncoder, ModelConfig, weights::Weights};
+use crate::batch::Batch;
 
 /// Sequences padded to a common length at a time. They are sorted by length first, so that little is padding.
 const BUCKET: usize = 8;

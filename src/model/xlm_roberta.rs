@@ -11,8 +11,11 @@ use candle_core::{DType, Device, Tensor};
 use half::{f16, slice::HalfFloatSliceExt as _};
 use rayon::prelude::*;
 
-use super::{Batch, CrossEncoder, ModelConfig, names, weights::Weights};
-use crate::ops::{self, Activation, Linear, Norm, Offsets, Precision, Spent};
+use super::{CrossEncoder, ModelConfig, names, weights::Weights};
+use crate::{
+    batch::Batch,
+    ops::{self, Activation, Linear, Norm, Offsets, Precision, Spent},
+};
 
 /// The network. Weights are kept as the precision says; all between the projections is f32.
 pub(super) struct XlmRoberta {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Job;
+use super::job::Job;
 use crate::error::Error;
 
 /// What a request may cost.

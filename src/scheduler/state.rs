@@ -2,12 +2,14 @@
 //!
 //! Every method runs under the scheduler's lock and ends soon.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::oneshot;
 use tracing::error;
 
-use super::Scored;
 use crate::{
     deadline::Deadline,
     error::{Error, Result, whole_seconds},
@@ -18,6 +20,17 @@ use crate::{
 /// The share of its time that a request may take alone: less than the queue would admit, so that
 /// what it refuses can be admitted later.
 const ALONE_SHARE: f64 = 0.9;
+
+/// The answer to one request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// One finite logit per pair, in the order given.
+    pub logits: Vec<f32>,
+    /// From admission until the first of its batches started.
+    pub queued: Duration,
+    /// From there to the answer.
+    pub computed: Duration,
+}
 
 /// The state behind the scheduler's lock.
 pub(super) struct State {

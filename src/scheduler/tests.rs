@@ -77,13 +77,16 @@ fn bench(batch_tokens: usize, queue_pairs: usize) -> Bench {
         batch_pairs: 100,
         queue_pairs,
     };
-    let settings = Settings {
-        limits,
-        batch_wait: Duration::ZERO,
-    };
     Bench {
         scheduler: Arc::new(
-            Scheduler::new(vec![model], settings, Pace::new(1), Arc::default()).unwrap(),
+            Scheduler::new(
+                vec![model],
+                limits,
+                Duration::ZERO,
+                Pace::new(1),
+                Arc::default(),
+            )
+            .unwrap(),
         ),
         seen,
         outcomes,
@@ -277,13 +280,10 @@ async fn waiting_for_company_is_possible_when_asked_for() {
         batch_pairs: 100,
         queue_pairs: 100,
     };
-    // An hour: only a full batch can end the wait.
-    let settings = Settings {
-        limits,
-        batch_wait: Duration::from_hours(1),
-    };
-    let scheduler =
-        Arc::new(Scheduler::new(vec![model], settings, Pace::new(1), Arc::default()).unwrap());
+    // Only a full batch can end the wait.
+    let wait = Duration::from_hours(1);
+    let scheduler = Scheduler::new(vec![model], limits, wait, Pace::new(1), Arc::default());
+    let scheduler = Arc::new(scheduler.unwrap());
     let answers: VecDeque<_> = (1..=3)
         .map(|n| {
             let scheduler = Arc::clone(&scheduler);
@@ -306,13 +306,10 @@ fn pair_of_workers(batch_tokens: usize) -> (Arc<Scheduler>, [Script; 2]) {
         batch_pairs: 100,
         queue_pairs: 100,
     };
-    let settings = Settings {
-        limits,
-        batch_wait: Duration::ZERO,
-    };
-    let scheduler =
-        Scheduler::new(vec![first, second], settings, Pace::new(1), Arc::default()).unwrap();
-    (Arc::new(scheduler), [a, b])
+    let models = vec![first, second];
+    let wait = Duration::ZERO;
+    let scheduler = Scheduler::new(models, limits, wait, Pace::new(1), Arc::default());
+    (Arc::new(scheduler.unwrap()), [a, b])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

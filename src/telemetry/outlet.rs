@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::stamped;
+use super::stamp::stamped;
 use crate::metrics::LOG_LINES_DROPPED;
 
 /// What may wait to be written; as much again may be with the thread. Some 5,000 lines.

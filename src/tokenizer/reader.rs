@@ -14,9 +14,9 @@ use std::ops::Range;
 use tokenizers::{ModelWrapper, Tokenizer};
 
 use super::{
-    Extent, Side, Tokens,
     layout::{Added, Layout, Spaces},
     normal::{Clusters, is_space_alone, normal_form},
+    tokens::{Extent, Side, Tokens},
     unigram::{Lattice, Unigram},
     words::{MAX_WORD, Words},
 };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use quick_cache::{Weighter, sync::Cache};
 use sha2::{Digest as _, Sha256};
 
-use super::{Extent, Side, Tokens};
+use super::tokens::{Extent, Side, Tokens};
 
 /// Bytes of the longest texts that are remembered. To read the beginning of a longer one again
 /// costs no more than its digest.

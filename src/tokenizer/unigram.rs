@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, mem};
 use daachorse::{DoubleArrayAhoCorasick, bytewise::iter::FindOverlappingStepper};
 use tokenizers::models::unigram::Unigram as Model;
 
-use super::{Extent, Side};
+use super::tokens::{Extent, Side};
 
 /// What an unknown character costs, beside the least score of the vocabulary.
 const UNKNOWN_PENALTY: f64 = 10.0;

@@ -3,9 +3,9 @@
 use std::{collections::HashMap, fs, path::PathBuf};
 
 use reranker::{
-    config::Device,
+    batch::Batch,
     model::{
-        Backend, Batch, Checkpoint, CrossEncoder, Dtype, Wanted,
+        Backend, BuildOptions, Checkpoint, CrossEncoder, Device, Dtype,
         source::{HubSettings, Source},
     },
     tokenizer::{PairTokenizer, Side, Truncation},
@@ -71,7 +71,7 @@ fn build(checkpoint: &Checkpoint, backend: Backend) -> Box<dyn CrossEncoder> {
 }
 
 fn build_as(checkpoint: &Checkpoint, backend: Backend, dtype: Dtype) -> Box<dyn CrossEncoder> {
-    let wanted = Wanted {
+    let options = BuildOptions {
         backend,
         dtype,
         device: Device::Cpu(1),
@@ -79,7 +79,7 @@ fn build_as(checkpoint: &Checkpoint, backend: Backend, dtype: Dtype) -> Box<dyn 
         batch_tokens: None,
         max_length: 512,
     };
-    checkpoint.build(&wanted).unwrap().encoders.remove(0)
+    checkpoint.build(&options).unwrap().encoders.remove(0)
 }
 
 /// The tiny model of odd shapes, as a directory with the configuration of one generation of transformers.

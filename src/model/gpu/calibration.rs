@@ -7,7 +7,7 @@ use anyhow::Result;
 use tracing::info;
 
 use super::GpuXlmRoberta;
-use crate::model::{Batch, CrossEncoder as _};
+use crate::{batch::Batch, model::CrossEncoder as _};
 
 /// Tokens of a lone request of usual size: 20 chunks of about 100.
 const LONE_REQUEST: usize = 2048;

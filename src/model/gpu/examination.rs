@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use super::{GpuXlmRoberta, Precision, network::Trace, weight::Activations};
 use crate::{
-    model::{Batch, Checkpoint, CrossEncoder as _, Wanted, device},
+    batch::Batch,
+    model::{BuildOptions, Checkpoint, CrossEncoder as _, device},
     ops::{
         GpuInfo,
         cuda::{self, Check, Peaks},
@@ -53,24 +54,24 @@ struct Part {
     launches: usize,
 }
 
-/// Examines the first GPU that is wanted, as JSON; also whether every kernel passed.
+/// Examines the first GPU that is options, as JSON; also whether every kernel passed.
 ///
 /// # Errors
 /// Why there is no GPU to examine.
 pub(crate) fn examine(
     checkpoint: &Checkpoint,
-    wanted: &Wanted,
+    options: &BuildOptions,
 ) -> Result<(serde_json::Value, bool)> {
     let ordinals =
-        device::gpus(&wanted.device).context("DEVICE is cpu; there is no GPU to examine")?;
-    let (precision, dtype) = super::precision(wanted.dtype)?;
+        device::gpus(&options.device).context("DEVICE is cpu; there is no GPU to examine")?;
+    let (precision, dtype) = super::precision(options.dtype)?;
     let Checkpoint {
         config, weights, ..
     } = checkpoint;
     let model = GpuXlmRoberta::new(config, weights, precision, ordinals[0])?;
     let kernels = cuda::checks(&model.gpu)?;
     let peaks = cuda::peaks(&model.gpu)?;
-    let batch_tokens = model.plan_batches(wanted.batch_tokens, wanted.max_length)?;
+    let batch_tokens = model.plan_batches(options.batch_tokens, options.max_length)?;
     let info = model.gpu.info();
     let examination = Examination {
         gpu: info.clone(),

@@ -8,7 +8,7 @@ use super::{
     weight::{Activations, Linear, Scratch, Weight},
 };
 use crate::{
-    model::Batch,
+    batch::Batch,
     ops::cuda::{Buffer, Gpu, Mark, Norm, Pinned, Qkv, ROWS, Words},
 };
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
-use crate::{model::Batch, ops::cuda::TILE_QUERIES};
+use crate::{batch::Batch, ops::cuda::TILE_QUERIES};
 
 /// The array, and where its parts are.
 pub(super) struct Plan {

@@ -1,0 +1,24 @@
+//! The paths that score, and whose clients ask on each.
+
+use super::wire::{Family, Route};
+
+/// The paths that score, and what each takes.
+pub(super) const SCORING: [(&str, Route); 11] = [
+    ("/rerank", Route::Any),
+    ("/v1/rerank", Route::Results),
+    ("/v2/rerank", Route::Results),
+    ("/v1/v1/rerank", Route::Results), // cohere's SDK, given a base URL that ends in /v1
+    ("/reranking", Route::Results),
+    ("/v1/reranking", Route::Results),
+    ("/infinity/rerank", Route::Infinity),
+    ("/score", Route::Score),
+    ("/v1/score", Route::Score),
+    ("/", Route::Tei),
+    ("/invocations", Route::Tei),
+];
+
+/// Whose clients ask on a path.
+pub(super) fn family(path: &str) -> Family {
+    let route = SCORING.iter().find(|(scoring, _)| *scoring == path);
+    route.map_or(Family::Unknown, |(_, route)| route.family())
+}
