@@ -153,10 +153,15 @@ pub struct Metrics {
     /// Batches that were computed twice, the second time in f32.
     pub redone_batches: IntCounter,
     info: IntGaugeVec,
-    batch_seconds: Histogram,
+    batches: Batches,
+}
+
+/// What is counted of the batches that the model computes.
+struct Batches {
+    seconds: Histogram,
     operation_seconds: CounterVec,
-    batch_tokens: Histogram,
-    batch_pairs: Histogram,
+    sizes_in_tokens: Histogram,
+    sizes_in_pairs: Histogram,
     tokens: IntCounter,
     padding_tokens: IntCounter,
 }
@@ -165,7 +170,6 @@ impl Metrics {
     /// All of them, at zero.
     pub fn new() -> Self {
         let new = New(Registry::new());
-        let seconds = || buckets(0.000_25, 2.0, 19); // 0.25 ms to 65 s
         let metrics = Self {
             requests: new.counters(
                 "requests_total",
@@ -176,13 +180,13 @@ impl Metrics {
                 "request_seconds",
                 "Time from a request's body to its answer, of requests that were scored.",
                 "format",
-                seconds(),
+                times(),
             ),
             stage_seconds: new.histograms(
                 "stage_seconds",
                 "Time that requests spent in each stage.",
                 "stage",
-                seconds(),
+                times(),
             ),
             documents: new.histogram(
                 "request_documents",
@@ -215,24 +219,7 @@ impl Metrics {
                 "What is running; always 1.",
                 &["version", "model", "device", "dtype", "backend"],
             ),
-            batch_seconds: new.histogram(
-                "batch_seconds",
-                "Time the model took for a batch.",
-                seconds(),
-            ),
-            operation_seconds: new.seconds(
-                "operation_seconds_total",
-                "Time of batches on the CPU by kind of operation.",
-                "operation",
-            ),
-            batch_tokens: new.histogram(
-                "batch_tokens",
-                "Tokens of a batch.",
-                buckets(16.0, 2.0, 12),
-            ),
-            batch_pairs: new.histogram("batch_pairs", "Pairs of a batch.", buckets(1.0, 2.0, 11)),
-            tokens: new.counter("tokens_total", "Tokens computed, without padding."),
-            padding_tokens: new.counter("padding_tokens_total", "Padding computed beside them."),
+            batches: Batches::new(&new),
             registry: new.0,
         };
         // They are there from the start, at zero, so that the first refusal is a change.
@@ -274,16 +261,18 @@ impl Metrics {
     /// Notes a batch of so many pairs and tokens that has been computed, with how many tokens of
     /// padding.
     pub fn observe_batch(&self, pairs: usize, tokens: usize, padding: usize, took: Duration) {
-        self.batch_seconds.observe(took.as_secs_f64());
-        self.batch_tokens.observe(tokens as f64);
-        self.batch_pairs.observe(pairs as f64);
-        self.tokens.inc_by(tokens as u64);
-        self.padding_tokens.inc_by(padding as u64);
+        let batches = &self.batches;
+        batches.seconds.observe(took.as_secs_f64());
+        batches.sizes_in_tokens.observe(tokens as f64);
+        batches.sizes_in_pairs.observe(pairs as f64);
+        batches.tokens.inc_by(tokens as u64);
+        batches.padding_tokens.inc_by(padding as u64);
     }
 
     /// Notes the time that one kind of operation took of a batch.
     pub fn observe_operation(&self, operation: &str, took: Duration) {
-        self.operation_seconds
+        let seconds = &self.batches.operation_seconds;
+        seconds
             .with_label_values(&[operation])
             .inc_by(took.as_secs_f64());
     }
@@ -297,6 +286,31 @@ impl Metrics {
     }
 }
 
+impl Batches {
+    fn new(new: &New) -> Self {
+        Self {
+            seconds: new.histogram("batch_seconds", "Time the model took for a batch.", times()),
+            operation_seconds: new.seconds(
+                "operation_seconds_total",
+                "Time of batches on the CPU by kind of operation.",
+                "operation",
+            ),
+            sizes_in_tokens: new.histogram(
+                "batch_tokens",
+                "Tokens of a batch.",
+                buckets(16.0, 2.0, 12),
+            ),
+            sizes_in_pairs: new.histogram(
+                "batch_pairs",
+                "Pairs of a batch.",
+                buckets(1.0, 2.0, 11),
+            ),
+            tokens: new.counter("tokens_total", "Tokens computed, without padding."),
+            padding_tokens: new.counter("padding_tokens_total", "Padding computed beside them."),
+        }
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -305,6 +319,11 @@ impl Default for Metrics {
 
 fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("reranker_{name}"), help)
+}
+
+/// Buckets from 0.25 ms to 65 s.
+fn times() -> Vec<f64> {
+    buckets(0.000_25, 2.0, 19)
 }
 
 fn buckets(start: f64, factor: f64, count: usize) -> Vec<f64> {
