@@ -119,7 +119,7 @@ pub struct ModelArgs {
 #[command(next_help_heading = "Batching")]
 pub struct BatchArgs {
     /// Tokens computed at once; a request that comes meanwhile waits for them [default: 1536 on the
-    /// CPU, half of that of large requests; measured at the start on a GPU]
+    /// CPU, a third of that of large requests while small ones come; measured at the start on a GPU]
     #[arg(long, env = "RERANKER_MAX_BATCH_TOKENS", value_name = "TOKENS")]
     pub max_batch_tokens: Option<usize>,
 
