@@ -39,7 +39,7 @@ const EXPECTED: f64 = 10.0;
 
 /// Seconds that a request which would be done with a batch may wait for larger ones to be computed
 /// in the same batch.
-const FILLING: f64 = 0.02;
+const FILLING: f64 = 0.01;
 
 /// The share of the time until its deadline that a request of more than one batch may count on.
 const LARGE_SHARE: f64 = 0.95;
