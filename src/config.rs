@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, builder::BoolishValueParser};
 
-pub(crate) use self::environment::{read_environment, warnings};
+pub(crate) use self::environment::{computing_threads, read_environment, warnings};
 pub use self::{
     access::{AccessArgs, AccessSettings, KeySettings, TlsFiles},
     http::{HttpArgs, HttpSettings},
