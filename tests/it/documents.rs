@@ -1,15 +1,41 @@
 //! The documented options are the program's options, no more and no fewer.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{collections::BTreeSet, env, fs, path::PathBuf};
 
 use clap::{Arg, CommandFactory as _};
 use reranker::cli::Cli;
 
+/// The page with the generated tables of options.
+const OPTIONS_PAGE: &str = "docs/configuration.md";
+const OPTIONS_BEGIN: &str = "<!-- options: begin -->\n";
+const OPTIONS_END: &str = "<!-- options: end -->\n";
+
+/// With this variable set the generated tables are written instead of compared.
+const UPDATE: &str = "UPDATE_DOCS";
+
 struct Setting {
+    group: String,
     variable: String,
     flag: String,
     default: String,
     help: String,
+}
+
+impl Setting {
+    fn row(&self) -> String {
+        let Self {
+            variable,
+            flag,
+            help,
+            ..
+        } = self;
+        let default = if self.default.is_empty() {
+            String::new()
+        } else {
+            format!("`{}`", self.default)
+        };
+        format!("| `{variable}` | `{flag}` | {default} | {help} |\n")
+    }
 }
 
 /// The options of `serve`, which all other commands share.
@@ -26,6 +52,7 @@ fn settings() -> Vec<Setting> {
 fn setting(arg: &Arg) -> Setting {
     let default = arg.get_default_values().first();
     Setting {
+        group: arg.get_help_heading().unwrap().to_owned(),
         variable: arg.get_env().unwrap().to_str().unwrap().to_owned(),
         flag: format!("--{}", arg.get_long().unwrap()),
         default: default.map_or_else(String::new, |value| value.to_str().unwrap().to_owned()),
@@ -33,27 +60,44 @@ fn setting(arg: &Arg) -> Setting {
     }
 }
 
+/// A table for each group of options, in the order of the program's help.
+fn tables() -> String {
+    let mut text = String::new();
+    let mut group = String::new();
+    for setting in settings() {
+        if setting.group != group {
+            group.clone_from(&setting.group);
+            text += "\n### ";
+            text += &group;
+            text += "\n\n| variable | flag | default | meaning |\n|---|---|---|---|\n";
+        }
+        text += &setting.row();
+    }
+    text + "\n"
+}
+
 #[test]
-fn the_readme_has_a_row_for_each_option() {
-    let readme = fs::read_to_string("README.md").unwrap();
-    let rows: Vec<String> = settings()
-        .iter()
-        .map(|s| {
-            let default = if s.default.is_empty() {
-                String::new()
-            } else {
-                format!("`{}`", s.default)
-            };
-            format!(
-                "| `{}` | `{}` | {default} | {} |",
-                s.variable, s.flag, s.help
-            )
-        })
-        .collect();
-    let table = rows.join("\n");
-    assert!(
-        readme.contains(&table),
-        "the README's table should be:\n{table}"
+fn the_tables_of_options_are_the_programs() {
+    let page = fs::read_to_string(OPTIONS_PAGE).unwrap();
+    let (before, rest) = page.split_once(OPTIONS_BEGIN).unwrap();
+    let (found, after) = rest.split_once(OPTIONS_END).unwrap();
+    let expected = tables();
+    if found == expected {
+        return;
+    }
+    if env::var_os(UPDATE).is_some() {
+        let page = [before, OPTIONS_BEGIN, &expected, OPTIONS_END, after].concat();
+        fs::write(OPTIONS_PAGE, page).unwrap();
+        return;
+    }
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    let (found, expected) = (lines(found), lines(&expected));
+    let missing: Vec<_> = expected.difference(&found).cloned().collect();
+    let too_many: Vec<_> = found.difference(&expected).cloned().collect();
+    panic!(
+        "{OPTIONS_PAGE} is not up to date; run the tests with {UPDATE}=1 to write it.\nmissing:\n{}\ntoo many:\n{}",
+        missing.join("\n"),
+        too_many.join("\n")
     );
 }
 
