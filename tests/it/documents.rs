@@ -92,8 +92,10 @@ fn every_file_that_a_document_links_to_is_there() {
         "README.md".into(),
         "ARCHITECTURE.md".into(),
         "CHANGELOG.md".into(),
+        "CONTRIBUTING.md".into(),
+        "SECURITY.md".into(),
     ];
-    for folder in ["docs", "docs/clients"] {
+    for folder in ["docs", "docs/benchmarks", "docs/clients"] {
         let files = fs::read_dir(folder).unwrap();
         documents.extend(files.map(|file| file.unwrap().path()));
     }
