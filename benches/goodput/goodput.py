@@ -139,7 +139,7 @@ def page(result):
     lines = [f"# Goodput with a deadline of {result['deadline']:g} s", "", *headlines(result),
              f"- model `{result['model']}`, requests of {DOCUMENTS} documents; the server does "
              f"{result['capacity_per_s']:.1f} of them a second in a closed loop", "",
-             f"![answers against load]({result['date']}-{result['name']}.svg)", "",
+             f"![answers against load]({result['name']}.svg)", "",
              "| load / capacity | sent | answered in time / what a closed loop does | model busy | of that for answers in time "
              "| 200 | 429 | 504 | other | refused after, ms (p50, p99) | small requests: p50, most, ms |",
              "|---|---|---|---|---|---|---|---|---|---|---|"]
@@ -220,7 +220,7 @@ def main():
     result = {"date": now.strftime("%Y-%m-%d"), "name": args.name, "command": ["goodput.py", *sys.argv[1:]],
               **provenance(args.binary), "machine": machine(), "threads": os.cpu_count(), "model": args.model,
               "deadline": args.deadline, "capacity_per_s": best, "rows": rows}
-    (args.out / f"{result['date']}-{args.name}.svg").write_text(svg(result), "utf-8")
+    (args.out / f"{args.name}.svg").write_text(svg(result), "utf-8")
     write(args.out, args.name, result, page(result))
     print(page(result))
 
