@@ -1,6 +1,6 @@
 //! The description of the API, made from the routes and the types that serve them.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::{
     ToSchema,
     openapi::{
@@ -18,7 +18,7 @@ use utoipa::{
 use super::{
     scoring::SCORING,
     status,
-    wire::{Route, ScoreResponse, ragfab, results, schema, tei},
+    wire::{FORMATS, Route, Schemas},
 };
 
 const DESCRIPTION: &str = "Orders passages by how well they answer a query. Speaks the formats of RAGFab, \
@@ -106,56 +106,35 @@ fn summary(route: Route) -> &'static str {
     }
 }
 
+/// Any of the requests that a path takes.
 fn request(route: Route) -> RefOr<Schema> {
-    let (ragfab, tei, results) = (
-        of::<ragfab::Request>(),
-        of::<tei::Request>(),
-        of::<results::Request>(),
-    );
-    match route {
-        Route::Any => AnyOfBuilder::new()
-            .item(ragfab)
-            .item(tei)
-            .item(results)
-            .into(),
-        Route::Results | Route::Infinity => AnyOfBuilder::new().item(results).item(tei).into(),
-        Route::Tei => tei.into(),
-        Route::Score => Ref::from_schema_name("ScoreRequest").into(),
+    match route.formats() {
+        [only] => (only.request)(),
+        formats => {
+            let any = formats.iter().map(|format| (format.request)());
+            any.fold(AnyOfBuilder::new(), AnyOfBuilder::item).into()
+        }
     }
 }
 
+/// One of the answers that a path gives.
 fn response(route: Route) -> RefOr<Schema> {
-    let (ragfab, results) = (of::<ragfab::Response<'_>>(), of::<results::Response<'_>>());
-    let tei = ArrayBuilder::new().items(of::<tei::Rank<'_>>());
-    match route {
-        Route::Any => OneOfBuilder::new()
-            .item(ragfab)
-            .item(tei)
-            .item(results)
-            .into(),
-        Route::Results | Route::Infinity => OneOfBuilder::new().item(results).item(tei).into(),
-        Route::Tei => tei.into(),
-        Route::Score => of::<ScoreResponse<'_>>().into(),
+    match route.formats() {
+        [only] => (only.response)(),
+        formats => {
+            let one = formats.iter().map(|format| (format.response)());
+            one.fold(OneOfBuilder::new(), OneOfBuilder::item).into()
+        }
     }
 }
 
-/// A request that `Try it out` can send as it is.
 fn example(route: Route) -> Value {
     let query = "How do I reset my password?";
     let passages = [
         "Click on “Forgot password” on the login page.",
         "Our office is closed on Sundays.",
     ];
-    match route {
-        Route::Any => {
-            json!({ "query": query, "documents": passages.map(|content| json!({ "content": content })) })
-        }
-        Route::Results | Route::Infinity => {
-            json!({ "query": query, "documents": passages, "top_n": 2 })
-        }
-        Route::Tei => json!({ "query": query, "texts": passages, "return_text": true }),
-        Route::Score => json!({ "text_1": query, "text_2": passages }),
-    }
+    (route.formats()[0].example)(query, &passages)
 }
 
 /// The paths that tell about the server.
@@ -266,19 +245,14 @@ fn plain_text(description: &str) -> ResponseBuilder {
 }
 
 fn components() -> ComponentsBuilder {
-    let mut schemas = Vec::new();
-    collect::<ragfab::Request>(&mut schemas);
-    collect::<ragfab::Response<'_>>(&mut schemas);
-    collect::<tei::Request>(&mut schemas);
-    collect::<tei::Rank<'_>>(&mut schemas);
-    collect::<results::Request>(&mut schemas);
-    collect::<results::Response<'_>>(&mut schemas);
-    collect::<ScoreResponse<'_>>(&mut schemas);
+    let mut schemas = Schemas::new();
+    for format in FORMATS {
+        (format.schemas)(&mut schemas);
+    }
     collect::<status::Root>(&mut schemas);
     collect::<status::Health>(&mut schemas);
     collect::<status::Info>(&mut schemas);
     collect::<status::Models>(&mut schemas);
-    schemas.push(("ScoreRequest".to_owned(), schema::score_request()));
     schemas.push(("Error".to_owned(), error()));
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
     let header = ApiKey::Header(ApiKeyValue::new("x-api-key"));
@@ -288,7 +262,7 @@ fn components() -> ComponentsBuilder {
         .security_scheme("x-api-key", SecurityScheme::ApiKey(header))
 }
 
-fn collect<T: ToSchema>(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+fn collect<T: ToSchema>(schemas: &mut Schemas) {
     schemas.push((T::name().into_owned(), T::schema()));
     T::schemas(schemas);
 }

@@ -25,7 +25,7 @@ use crate::{
     deadline::Deadline,
     error::Error,
     memory::Lease,
-    metrics::Stage,
+    metrics::{Metrics, Stage},
     rerank::{Job, Limits, Ranking},
     text_pool::Demand,
 };
@@ -107,7 +107,7 @@ async fn answer(
         written.map_err(refuse)?
     };
     let answer = answer.map_err(|e| refuse(Error::Inference(e.to_string())))?;
-    app.observe(&ranking, parsed, started.elapsed(), format);
+    observe(&app.metrics, &ranking, parsed, started.elapsed(), format);
     let device = reranker.info().device;
     let outcome = Outcome::Scored(Scored {
         device,
@@ -273,22 +273,16 @@ fn timing_headers(
     .collect()
 }
 
-impl App {
-    fn observe(&self, ranking: &Ranking, parsed: Duration, total: Duration, format: &str) {
-        let metrics = &self.metrics;
-        let seconds = total.as_secs_f64();
-        metrics
-            .request_seconds
-            .with_label_values(&[format])
-            .observe(seconds);
-        metrics.documents.observe(ranking.scores.len() as f64);
-        for (stage, took) in [
-            (Stage::Parse, parsed),
-            (Stage::Tokenize, ranking.tokenized),
-            (Stage::Queue, ranking.queued),
-            (Stage::Compute, ranking.computed),
-        ] {
-            metrics.observe_stage(stage, took);
-        }
+fn observe(metrics: &Metrics, ranking: &Ranking, parsed: Duration, total: Duration, format: &str) {
+    let seconds = metrics.request_seconds.with_label_values(&[format]);
+    seconds.observe(total.as_secs_f64());
+    metrics.documents.observe(ranking.scores.len() as f64);
+    for (stage, took) in [
+        (Stage::Parse, parsed),
+        (Stage::Tokenize, ranking.tokenized),
+        (Stage::Queue, ranking.queued),
+        (Stage::Compute, ranking.computed),
+    ] {
+        metrics.observe_stage(stage, took);
     }
 }

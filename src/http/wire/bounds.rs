@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::tests::read;
 use super::*;
-use crate::tokenizer::Truncation;
+use crate::{error::Error, tokenizer::Truncation};
 
 #[test]
 fn no_limit_on_tokens_is_spelt_zero_or_minus_one() {

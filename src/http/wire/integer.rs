@@ -1,13 +1,9 @@
-//! Reads whole numbers as `pydantic` does in its lax mode, where strings, integral floats and booleans pass for
+//! Whole numbers. As with `pydantic` in its lax mode, strings, integral floats and booleans pass for
 //! integers. A value below zero is refused, which is our own choice: nothing here counts below it.
 
 use serde_json::value::RawValue;
 
-use super::json::text;
-use super::violation::Problem;
-
-/// Longest string taken for an integer, in significant digits: the bound of `pydantic` and Python.
-const MAX_INTEGER_DIGITS: usize = 4300;
+use super::{json::text, violation::Problem};
 
 /// An integer not below zero. Beyond `usize` it is as good as no limit.
 pub(super) fn natural(raw: &RawValue) -> Result<usize, Problem> {
@@ -53,41 +49,21 @@ fn integer_in_float(number: f64) -> Result<usize, Problem> {
     }
 }
 
-/// A string holding an integer, as `pydantic-core` 2.27 reads it: white space around it, one sign,
-/// leading zeros, single underscores between digits, and a fraction of zeros are all accepted. Not
-/// followed is its reading of `0-1` as -1.
+/// A string that holds an integer: white space around it, a sign, leading zeros and a fraction of
+/// zeros are accepted, as `pydantic` does.
 fn integer_in_string(text: &str) -> Result<usize, Problem> {
     let text = text.trim();
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let (integer, fraction) = unsigned.split_once('.').unwrap_or((unsigned, "0"));
+    let (digits, fraction) = unsigned.split_once('.').unwrap_or((unsigned, "0"));
     let is_integral = !fraction.is_empty() && fraction.bytes().all(|byte| byte == b'0');
-    if !is_integral || !integer.starts_with(|c: char| c.is_ascii_digit()) {
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_integral || !is_number {
         return Err(Problem::NoIntegerInString);
     }
-    let significant = significant_digits(integer).ok_or(Problem::NoIntegerInString)?;
-    if significant.len() > MAX_INTEGER_DIGITS {
-        return Err(Problem::IntegerTooLarge);
-    }
     if text.starts_with('-') {
-        return not_positive(&significant);
+        return not_positive(digits);
     }
-    Ok(saturating(&significant))
-}
-
-/// The digits of an integer without leading zeros and underscores; none if it is not one.
-fn significant_digits(integer: &str) -> Option<String> {
-    let is_zero_padded = integer.starts_with('0');
-    let digits = if is_zero_padded {
-        // In the padding, and only there, `pydantic` lets underscores pile up.
-        integer.trim_start_matches(['0', '_'])
-    } else {
-        integer
-    };
-    let is_number = digits.bytes().all(|b| b.is_ascii_digit() || b == b'_');
-    if !is_number || integer.ends_with('_') || digits.contains("__") {
-        return None;
-    }
-    Some(digits.replace('_', ""))
+    Ok(saturating(digits))
 }
 
 /// What follows a minus sign: zero is as good as without it.
@@ -99,10 +75,7 @@ fn not_positive(digits: &str) -> Result<usize, Problem> {
     }
 }
 
-/// The value of decimal digits, none meaning 0.
+/// The value of decimal digits.
 fn saturating(digits: &str) -> usize {
-    if digits.is_empty() {
-        return 0;
-    }
     digits.parse().unwrap_or(usize::MAX)
 }

@@ -3,13 +3,15 @@
 //!
 //! Values are looked at as raw JSON, so that what is only passed through is never rewritten.
 
-use std::collections::HashMap;
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::violation::{Problem, Step, Violations};
+use super::{
+    violation::{Problem, Step},
+    violations::Violations,
+};
 use crate::error::Error;
 
 /// The most fields that an object may have. A field of a few bytes takes a hundred while it is

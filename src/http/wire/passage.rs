@@ -6,10 +6,12 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::value::RawValue;
 use utoipa::{PartialSchema, ToSchema, openapi};
 
-use super::json::{Members, is_null, list, members, text};
-use super::object::Object;
-use super::schema;
-use super::violation::Problem;
+use super::{
+    json::{Members, is_null, list, members, text},
+    object::Object,
+    schema,
+    violation::Problem,
+};
 
 /// A text for the model, and the object it came in for the way back.
 #[derive(Debug)]
@@ -28,7 +30,6 @@ impl Passage {
                 text: text(raw)?.into(),
                 object: None,
             }),
-
             Some(b'{') => {
                 let members = members(raw).and_then(Members::with_text_names)?;
                 Ok(Self {

@@ -1,7 +1,7 @@
 //! What holds for any body, right or wrong.
 
-use proptest::collection::vec;
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*};
+use serde_json::Value;
 
 use super::tests::{ORIGINAL, read};
 use super::*;

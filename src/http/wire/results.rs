@@ -4,17 +4,44 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 use utoipa::ToSchema;
 
-use super::integer::natural;
-use super::json::{Fields, Members, boolean, list, text};
-use super::passage::Passage;
-use super::violation::{Problem, Violations};
-use super::{Reason, Served, Usage, check_emptiness, created, schema};
+use super::{
+    format::{Body, Format},
+    integer::natural,
+    json::{Fields, Members, boolean, list, text},
+    passage::Passage,
+    reason::{Reason, check_emptiness},
+    route::Family,
+    schema::{self, collect, of},
+    served::{Served, Usage, created, value},
+    violation::Problem,
+    violations::Violations,
+};
 use crate::{
     rerank::Job,
     tokenizer::{MIN_LENGTH, Side, Truncation},
+};
+
+/// The format.
+pub(super) const FORMAT: Format = Format {
+    name: "results",
+    family: Family::Results,
+    parse: |raw, members, found| parse(raw, members, found, Echo::Object),
+    request: || of::<Request>(),
+    response: || of::<Response<'_>>(),
+    example: |query, passages| json!({ "query": query, "documents": passages, "top_n": passages.len() }),
+    schemas: |all| {
+        collect::<Request>(all);
+        collect::<Response<'_>>(all);
+    },
+};
+
+/// The format of Infinity, whose answer repeats documents as strings.
+pub(super) const WITH_STRINGS: Format = Format {
+    parse: |raw, members, found| parse(raw, members, found, Echo::Text),
+    ..FORMAT
 };
 
 /// Keys at the top level that only this format has.
@@ -36,7 +63,7 @@ pub(super) fn has_own_key(body: &Members<'_>) -> bool {
 /// ignored.
 #[derive(Debug, ToSchema)]
 #[schema(as = ResultsRequest)]
-pub(crate) struct Request {
+struct Request {
     /// What to look for; not blank.
     #[schema(schema_with = schema::query)]
     query: Arc<str>,
@@ -45,7 +72,7 @@ pub(crate) struct Request {
     documents: Vec<Passage>,
     /// How many to return; absent, null or 0: all. `top_k` means the same.
     #[schema(schema_with = schema::natural, required = false)]
-    pub(super) top_n: Option<usize>,
+    top_n: Option<usize>,
     /// Which fields of a document to read, in this order, if it has any of them.
     #[schema(schema_with = schema::names, required = false)]
     #[expect(
@@ -75,20 +102,24 @@ pub(crate) struct Request {
     /// Which end of a text loses tokens: `left` or `right`.
     #[schema(schema_with = schema::side, required = false)]
     truncation_side: Side,
+    /// How the answer repeats a document.
+    #[schema(ignore)]
+    echo: Echo,
 }
 
-pub(super) fn parse(
+fn parse(
     raw: &RawValue,
     members: &Members<'_>,
     mut found: Violations,
-) -> Result<Request, Reason> {
-    let request = request(&mut Fields::new(raw, members, &mut found));
+    echo: Echo,
+) -> Result<Box<dyn Body>, Reason> {
+    let request = request(&mut Fields::new(raw, members, &mut found), echo);
     let request = found.settle(request)?;
     check_emptiness(&request.query, &request.documents)?;
-    Ok(request)
+    Ok(Box::new(request))
 }
 
-fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {
+fn request(fields: &mut Fields<'_, '_>, echo: Echo) -> Option<Request> {
     let rank_fields = fields.optional("rank_fields", names).unwrap_or_default();
     let query = fields.required("query", |raw| Ok(Passage::read(raw, &[])?.text));
     let documents = documents(fields, &rank_fields);
@@ -111,6 +142,7 @@ fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {
         max_tokens_per_query: truncation.query_tokens,
         truncate_prompt_tokens: truncation.max_length,
         truncation_side: truncation.side,
+        echo,
     })
 }
 
@@ -168,8 +200,22 @@ pub(super) fn side(raw: &RawValue) -> Result<Side, Problem> {
     }
 }
 
+impl Body for Request {
+    fn job(&self) -> Job {
+        self.job()
+    }
+
+    fn limit(&self) -> Option<usize> {
+        self.top_n.filter(|&limit| limit > 0)
+    }
+
+    fn answer(&self, served: &Served<'_>) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&Response::new(self, served))
+    }
+}
+
 impl Request {
-    pub(super) fn job(&self) -> Job {
+    fn job(&self) -> Job {
         let documents = self.documents.iter();
         Job {
             queries: vec![Arc::clone(&self.query)],
@@ -190,7 +236,7 @@ impl Request {
 
 /// How a document is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Echo {
+enum Echo {
     /// As an object with a `text`: everyone but Infinity.
     Object,
     /// As a string: Infinity's clients read nothing else.
@@ -200,7 +246,7 @@ pub(crate) enum Echo {
 /// The answer.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ResultsResponse)]
-pub(crate) struct Response<'a> {
+struct Response<'a> {
     /// Of the request; the same as the header `x-request-id`.
     id: &'a str,
     /// `rerank`.
@@ -264,14 +310,14 @@ struct Tokens {
 }
 
 impl<'a> Response<'a> {
-    pub(super) fn new(request: &'a Request, echo: Echo, served: &Served<'a>) -> Self {
+    pub(super) fn new(request: &'a Request, served: &Served<'a>) -> Self {
         let best = served.best(request.top_n);
         let results = best.map(|score| Scored {
             index: score.index,
-            relevance_score: score.value(request.raw_scores),
+            relevance_score: value(score, request.raw_scores),
             document: request
                 .return_documents
-                .then(|| request.documents[score.index].echo(echo)),
+                .then(|| request.documents[score.index].echo(request.echo)),
         });
         Self {
             id: served.id,

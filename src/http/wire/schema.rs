@@ -1,12 +1,26 @@
 //! JSON schemas of what is read more leniently than its Rust type says.
 
 use serde_json::json;
-use utoipa::openapi::{
-    RefOr,
-    schema::{AnyOfBuilder, ArrayBuilder, Object, ObjectBuilder, Schema, SchemaType, Type},
+use utoipa::{
+    ToSchema,
+    openapi::{
+        Ref, RefOr,
+        schema::{AnyOfBuilder, ArrayBuilder, Object, ObjectBuilder, Schema, SchemaType, Type},
+    },
 };
 
 use crate::tokenizer::MIN_LENGTH;
+
+/// A reference to the schema of a type.
+pub(super) fn of<T: ToSchema>() -> RefOr<Schema> {
+    Ref::from_schema_name(T::name()).into()
+}
+
+/// Adds the schema of a type, and all that it refers to.
+pub(super) fn collect<T: ToSchema>(all: &mut Vec<(String, RefOr<Schema>)>) {
+    all.push((T::name().into_owned(), T::schema()));
+    T::schemas(all);
+}
 
 /// Anything that passes for a boolean.
 pub(crate) fn boolean() -> RefOr<Schema> {

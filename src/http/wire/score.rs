@@ -4,15 +4,36 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::value::RawValue;
-use utoipa::ToSchema;
+use serde_json::{json, value::RawValue};
+use utoipa::{ToSchema, openapi::Ref};
 
-use super::json::{Fields, Members, boolean};
-use super::passage::Passage;
-use super::results::truncation;
-use super::violation::{Problem, Violations};
-use super::{Reason, Served, Usage, created};
+use super::{
+    format::{Body, Format},
+    json::{Fields, Members, boolean},
+    passage::Passage,
+    reason::Reason,
+    results::truncation,
+    route::Family,
+    schema::{self, collect, of},
+    served::{Served, Usage, created, value},
+    violation::Problem,
+    violations::Violations,
+};
 use crate::{rerank::Job, tokenizer::Truncation};
+
+/// The format.
+pub(super) const FORMAT: Format = Format {
+    name: "score",
+    family: Family::Results,
+    parse,
+    request: || Ref::from_schema_name("ScoreRequest").into(),
+    response: || of::<Response<'_>>(),
+    example: |query, passages| json!({ "text_1": query, "text_2": passages }),
+    schemas: |all| {
+        all.push(("ScoreRequest".to_owned(), schema::score_request()));
+        collect::<Response<'_>>(all);
+    },
+};
 
 /// The pairs of fields that mean the same, as vLLM's versions named them.
 const PAIRS: [(&str, &str); 4] = [
@@ -24,20 +45,20 @@ const PAIRS: [(&str, &str); 4] = [
 
 /// Checked: one query, or as many as documents.
 #[derive(Debug)]
-pub(crate) struct Request {
+struct Request {
     queries: Vec<Passage>,
     documents: Vec<Passage>,
     raw_scores: bool,
     truncation: Truncation,
 }
 
-pub(super) fn parse(
+fn parse(
     raw: &RawValue,
     members: &Members<'_>,
     mut found: Violations,
-) -> Result<Request, Reason> {
+) -> Result<Box<dyn Body>, Reason> {
     let request = request(members, &mut Fields::new(raw, members, &mut found));
-    found.settle(request)
+    Ok(Box::new(found.settle(request)?))
 }
 
 fn request(members: &Members<'_>, fields: &mut Fields<'_, '_>) -> Option<Request> {
@@ -78,8 +99,22 @@ fn passages(fields: &mut Fields<'_, '_>, name: &'static str) -> Option<Vec<Passa
     Some(passages)
 }
 
+impl Body for Request {
+    fn job(&self) -> Job {
+        self.job()
+    }
+
+    fn limit(&self) -> Option<usize> {
+        None
+    }
+
+    fn answer(&self, served: &Served<'_>) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&Response::new(self, served))
+    }
+}
+
 impl Request {
-    pub(super) fn job(&self) -> Job {
+    fn job(&self) -> Job {
         let texts = |passages: &[Passage]| passages.iter().map(|p| Arc::clone(&p.text)).collect();
         Job {
             queries: texts(&self.queries),
@@ -92,7 +127,7 @@ impl Request {
 /// The answer.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ScoreResponse)]
-pub(crate) struct Response<'a> {
+struct Response<'a> {
     /// Of the request; the same as the header `x-request-id`.
     id: &'a str,
     /// `list`.
@@ -125,7 +160,7 @@ impl<'a> Response<'a> {
             .map(|score| Item {
                 index: score.index,
                 object: "score",
-                score: score.value(request.raw_scores),
+                score: value(score, request.raw_scores),
             })
             .collect();
         data.sort_by_key(|item| item.index);

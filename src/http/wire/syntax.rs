@@ -1,13 +1,13 @@
 //! From bytes to JSON: what is not JSON is refused as `FastAPI` 0.115 refused it, whatever format was meant
 //! (`get_request_handler` in `fastapi/routing.py`).
 
-use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 
-use super::Reason;
-use super::json::{Members, members};
-use super::python_json;
-use super::violation::{MAX_ECHO, Problem, Violation, echo, shortened};
+use super::{
+    json::{Members, members},
+    reason::Reason,
+    violation::{MAX_ECHO, Problem, Violation, echo, shortened},
+};
 
 /// The JSON object of a body, as a whole and by its members.
 pub(super) fn read<'a>(
@@ -63,9 +63,9 @@ fn json(body: &[u8]) -> Result<&RawValue, Reason> {
     let text = str::from_utf8(body).map_err(|error| Reason::Undecodable {
         valid_up_to: error.valid_up_to(),
     })?;
-    // Python's `json.loads` strips the mark from bytes; the offsets it reports start after it.
+    // Python's `json.loads` strips the byte order mark too.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let raw: &RawValue = serde_json::from_str(text).map_err(|_| malformed(text))?;
+    let raw: &RawValue = serde_json::from_str(text).map_err(|error| malformed(&error))?;
     if raw.get() == "null" {
         return Err(no_body());
     }
@@ -77,10 +77,9 @@ fn no_body() -> Reason {
     of_body(Problem::Missing, Value::Null)
 }
 
-/// The violation that `FastAPI` makes of a `json.JSONDecodeError`; its `input` is always `{}`.
-fn malformed(text: &str) -> Reason {
-    let fault = python_json::explain(text);
-    of_body(Problem::Malformed(fault), json!({}))
+/// The violation that a body makes which is not JSON. `FastAPI`'s `input` is `{}` there.
+fn malformed(error: &serde_json::Error) -> Reason {
+    of_body(Problem::Malformed(format!("not JSON: {error}")), json!({}))
 }
 
 /// The rejection of a body as a whole.

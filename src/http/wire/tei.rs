@@ -4,23 +4,43 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::value::RawValue;
-use utoipa::ToSchema;
+use serde_json::{json, value::RawValue};
+use utoipa::{ToSchema, openapi::schema::ArrayBuilder};
 
-use super::integer::natural;
-use super::json::{Fields, Members, boolean, is_null, text};
-use super::results::side;
-use super::violation::Violations;
-use super::{Reason, Served, schema};
+use super::{
+    format::{Body, Format},
+    integer::natural,
+    json::{Fields, Members, boolean, is_null, text},
+    reason::Reason,
+    results::side,
+    route::Family,
+    schema::{self, collect, of},
+    served::{Served, value},
+    violations::Violations,
+};
 use crate::{
     rerank::Job,
     tokenizer::{Side, Truncation},
 };
 
+/// The format.
+pub(super) const FORMAT: Format = Format {
+    name: "tei",
+    family: Family::Tei,
+    parse,
+    request: || of::<Request>(),
+    response: || ArrayBuilder::new().items(of::<Rank<'_>>()).into(),
+    example: |query, passages| json!({ "query": query, "texts": passages, "return_text": true }),
+    schemas: |all| {
+        collect::<Request>(all);
+        collect::<Rank<'_>>(all);
+    },
+};
+
 /// `POST /rerank` as text-embeddings-inference takes it.
 #[derive(Debug, ToSchema)]
 #[schema(as = TeiRequest)]
-pub(crate) struct Request {
+struct Request {
     /// What to look for.
     #[schema(value_type = String)]
     query: Arc<str>,
@@ -41,20 +61,20 @@ pub(crate) struct Request {
     return_text: bool,
     /// How many to return; absent, null or 0: all. Not in TEI; llama.cpp honours it and `LiteLLM` sends it.
     #[schema(schema_with = schema::natural, required = false)]
-    pub(super) top_n: Option<usize>,
+    top_n: Option<usize>,
 }
 
-pub(super) fn parse(
+fn parse(
     raw: &RawValue,
     members: &Members<'_>,
     mut found: Violations,
-) -> Result<Request, Reason> {
+) -> Result<Box<dyn Body>, Reason> {
     let request = request(&mut Fields::new(raw, members, &mut found));
     let request = found.settle(request)?;
     if request.texts.is_empty() {
         return Err(Reason::NoTexts);
     }
-    Ok(request)
+    Ok(Box::new(request))
 }
 
 fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {
@@ -81,8 +101,22 @@ fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {
     })
 }
 
+impl Body for Request {
+    fn job(&self) -> Job {
+        self.job()
+    }
+
+    fn limit(&self) -> Option<usize> {
+        self.top_n.filter(|&limit| limit > 0)
+    }
+
+    fn answer(&self, served: &Served<'_>) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&response(self, served))
+    }
+}
+
 impl Request {
-    pub(super) fn job(&self) -> Job {
+    fn job(&self) -> Job {
         Job {
             queries: vec![Arc::clone(&self.query)],
             documents: self.texts.clone(),
@@ -98,7 +132,7 @@ impl Request {
 /// One text and its score.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = TeiRank)]
-pub(crate) struct Rank<'a> {
+struct Rank<'a> {
     /// Its place in the request.
     index: usize,
     /// Itself, if asked for.
@@ -110,12 +144,12 @@ pub(crate) struct Rank<'a> {
 }
 
 /// The answer: best first.
-pub(super) fn response<'a>(request: &'a Request, served: &Served<'_>) -> Vec<Rank<'a>> {
+fn response<'a>(request: &'a Request, served: &Served<'_>) -> Vec<Rank<'a>> {
     let best = served.best(request.top_n);
     best.map(|score| Rank {
         index: score.index,
         text: request.return_text.then(|| &*request.texts[score.index]),
-        score: score.value(request.raw_scores),
+        score: value(score, request.raw_scores),
     })
     .collect()
 }

@@ -1,9 +1,14 @@
 //! Which body is read as what, and what comes back.
 
-use serde_json::json;
+use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use super::*;
-use crate::tokenizer::{Side, Truncation};
+use crate::{
+    rerank::{Ranking, Score},
+    tokenizer::{Side, Truncation},
+};
 
 pub(super) const ORIGINAL: &str = r#"{"chunk_id":"c","document_id":"d","document_title":"t","document_source":"s","content":"x","chunk_index":0,"similarity":0.5}"#;
 
@@ -234,10 +239,9 @@ fn clients_that_speak_python_are_understood() {
         "raw_scores": 0, "rank_fields": null, "max_chunks_per_doc": null, "max_tokens_per_doc": 4096.0,
         "return_len": "true", "kwargs": "{}", "truncate_prompt_tokens": -1, "truncation_side": null,
     });
-    let Request::Results(request, _) = read(Route::Any, &body).unwrap() else {
-        panic!("another format");
-    };
-    assert_eq!(request.top_n, Some(1));
+    let request = read(Route::Any, &body).unwrap();
+    assert_eq!(request.format(), "results");
+    assert_eq!(request.returned(&ranking()), 1);
     assert_eq!(
         request.job().truncation,
         Truncation {

@@ -2,17 +2,9 @@
 //! `detail` list of a 422, with `type`, `loc`, `msg`, `input` and sometimes `ctx`. What only the other formats
 //! can get wrong is said in the same form.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
-use serde_json::value::RawValue;
-use serde_json::{Value, json};
-
-use super::{Reason, python_json::Fault};
-use crate::error::Error;
-
-/// Most violations reported for one body. The original has no bound, but there a body of two-byte
-/// documents is answered with a hundred bytes for each.
-const MAX_VIOLATIONS: usize = 1000;
+use serde_json::{Value, json, value::RawValue};
 
 /// Bytes of offending values that an answer repeats whole: it must not be as large as the body that
 /// it refuses.
@@ -24,10 +16,10 @@ const SHORT_ECHO: usize = 200;
 /// One thing wrong with a body: an entry of the list that `FastAPI` sends as `detail`.
 #[derive(Debug)]
 pub(crate) struct Violation {
-    problem: Problem,
+    pub(super) problem: Problem,
     /// Path inside the body, without the `body` that all paths start with.
-    path: Vec<Step>,
-    input: Value,
+    pub(super) path: Vec<Step>,
+    pub(super) input: Value,
 }
 
 /// One step of a path: a field of an object or an item of a list.
@@ -42,13 +34,9 @@ pub(super) enum Step {
 impl Violation {
     /// A violation by the body as a whole.
     pub(super) fn of_body(problem: Problem, input: Value) -> Self {
-        let path = match problem {
-            Problem::Malformed(fault) => vec![Step::Index(fault.offset)],
-            _ => Vec::new(),
-        };
         Self {
             problem,
-            path,
+            path: Vec::new(),
             input,
         }
     }
@@ -101,10 +89,10 @@ impl fmt::Display for Step {
 }
 
 /// The kinds of violation that a body can have.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Problem {
-    /// The body is not JSON.
-    Malformed(Fault),
+    /// The body is not JSON; a sentence says where.
+    Malformed(String),
     /// A required field, or the whole body, is absent.
     Missing,
     /// `Content-Type` names something else, so the body counts as a string.
@@ -155,9 +143,9 @@ pub(super) enum Problem {
 
 impl Problem {
     /// `type` and `msg`.
-    fn describe(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Malformed(_) => ("json_invalid", "JSON decode error"),
+    fn describe(&self) -> (&'static str, Cow<'static, str>) {
+        let (kind, message) = match self {
+            Self::Malformed(why) => return ("json_invalid", why.clone().into()),
             Self::Missing => ("missing", "Field required"),
             Self::NotSentAsJson | Self::NotAnObject => (
                 "model_attributes_type",
@@ -219,85 +207,13 @@ impl Problem {
                 "greater_than_equal",
                 "Input should be greater than or equal to 0",
             ),
-        }
+        };
+        (kind, message.into())
     }
 
-    /// `ctx`, for the few kinds that have one.
-    fn context(self) -> Option<Value> {
-        match self {
-            Self::Malformed(fault) => Some(json!({ "error": fault.message })),
-            Self::Negative => Some(json!({ "ge": 0 })),
-            _ => None,
-        }
-    }
-}
-
-/// What has been found wrong with a body so far.
-pub(super) struct Violations {
-    /// The violations, in the order of the fields.
-    list: Vec<Violation>,
-    /// Bytes of offending values in that list.
-    echoed: usize,
-    /// The body has more than the server takes.
-    too_large: Option<Error>,
-    max_documents: usize,
-}
-
-impl Violations {
-    /// No violations yet, of a request that may have so many documents.
-    pub(super) fn new(max_documents: usize) -> Self {
-        Self {
-            list: Vec::new(),
-            echoed: 0,
-            too_large: None,
-            max_documents,
-        }
-    }
-
-    pub(super) fn max_documents(&self) -> usize {
-        self.max_documents
-    }
-
-    /// Notes that the body has more than the server takes; nothing else matters then.
-    pub(super) fn refuse(&mut self, too_large: Error) {
-        self.too_large = Some(too_large);
-    }
-
-    /// The value of an outcome, or nothing after noting that `raw` at `path` has a problem.
-    pub(super) fn keep<T>(
-        &mut self,
-        raw: &RawValue,
-        path: &[Step],
-        outcome: Result<T, Problem>,
-    ) -> Option<T> {
-        match outcome {
-            Ok(value) => Some(value),
-            Err(problem) => {
-                self.add(problem, raw, path);
-                None
-            }
-        }
-    }
-
-    fn add(&mut self, problem: Problem, raw: &RawValue, path: &[Step]) {
-        if self.list.len() < MAX_VIOLATIONS {
-            let input = echo(raw, MAX_ECHO - self.echoed);
-            self.echoed += raw.get().len().min(MAX_ECHO - self.echoed);
-            self.list.push(Violation {
-                problem,
-                path: path.to_vec(),
-                input,
-            });
-        }
-    }
-
-    /// The value, if nothing was wrong with it or with anything that it leaves out.
-    pub(super) fn settle<T>(self, value: Option<T>) -> Result<T, Reason> {
-        match (self.too_large, value) {
-            (Some(error), _) => Err(Reason::TooLarge(error)),
-            (None, Some(value)) if self.list.is_empty() => Ok(value),
-            _ => Err(Reason::Invalid(self.list)),
-        }
+    /// `ctx`, for the one kind that has it.
+    fn context(&self) -> Option<Value> {
+        matches!(self, Self::Negative).then(|| json!({ "ge": 0 }))
     }
 }
 
