@@ -23,6 +23,7 @@ mod origin;
 mod outcome;
 mod pages;
 mod path;
+mod probes;
 mod quote;
 mod reload;
 mod request_id;

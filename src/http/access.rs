@@ -18,6 +18,7 @@ use tracing::{Level, debug, error, info, warn};
 use super::{
     app::App,
     outcome::{Cause, Format, Outcome, Scored},
+    probes::is_probe,
 };
 use crate::metrics::{Metrics, Refused};
 
@@ -90,7 +91,7 @@ impl<'a> Visit<'a> {
     fn log_answered(&self, status: StatusCode, sent: Option<u64>) {
         let (status, total_ms) = (status.as_u16(), self.started.elapsed().as_millis());
         // They come every few seconds.
-        if matches!(&*self.route, "/health" | "/ping" | "/metrics") {
+        if is_probe(&self.route) || self.route == "/metrics" {
             debug!(status, sent, total_ms, "answered");
         } else {
             info!(status, sent, total_ms, "answered");

@@ -12,6 +12,7 @@ use axum::{
 use super::{
     app::App,
     error::{ApiError, Refusal},
+    probes::is_probe,
     scoring::family,
 };
 
@@ -35,7 +36,8 @@ fn is_open(request: &Request) -> bool {
     let path = request.uri().path();
     match *request.method() {
         Method::GET | Method::HEAD => {
-            matches!(path, "/" | "/health" | "/ping" | "/openapi.json")
+            is_probe(path)
+                || matches!(path, "/" | "/openapi.json")
                 || ["/ui", "/docs"].iter().any(|root| is_below(path, root))
         }
         // A browser's preflight carries no key; it is answered without touching a route.
@@ -67,6 +69,7 @@ mod tests {
             "/",
             "/health",
             "/ping",
+            "/.well-known/ready",
             "/ui",
             "/ui/app.js",
             "/docs",

@@ -98,11 +98,15 @@ fn summary(route: Route) -> &'static str {
     match route {
         Route::Any => "Rerank, in the format of the body",
         Route::Results => {
-            "Rerank, as Cohere, Jina, vLLM and llama.cpp do (with `texts`: as TEI does)"
+            "Rerank, as Cohere, Jina, vLLM, llama.cpp, Voyage and Mixedbread do (with `texts`: as TEI does)"
         }
         Route::Infinity => "Rerank, as Infinity does: documents come back as strings",
         Route::Tei => "Rerank, as text-embeddings-inference does",
         Route::Score => "Score pairs, as vLLM does; several queries in one request",
+        Route::Nim => "Rerank, as NVIDIA's NIM does",
+        Route::HuggingFace => "Rerank, as Elasticsearch's hugging_face service asks",
+        Route::Dashscope => "Rerank, as DashScope does",
+        Route::Predict => "Score pairs, as text-embeddings-inference does",
     }
 }
 
@@ -153,6 +157,9 @@ fn telling() -> Vec<(&'static str, PathItem)> {
             true,
         ),
         get("/ping", "As /health", of::<status::Health>().into(), true),
+        get("/meta", "As /info", of::<status::Info>().into(), true),
+        ("/.well-known/ready", ready_item("/.well-known/ready")),
+        ("/.well-known/live", ready_item("/.well-known/live")),
         get(
             "/info",
             "The model and the limits",
@@ -206,6 +213,13 @@ fn telling_operation(path: &str, summary: &str) -> OperationBuilder {
 fn unless_ready(operation: OperationBuilder) -> OperationBuilder {
     let loading = json_response("The model is loading", Ref::from_schema_name("Error"));
     operation.response("503", loading)
+}
+
+fn ready_item(path: &str) -> PathItem {
+    let summary = "204 once the model answers";
+    let operation = telling_operation(path, summary)
+        .response("204", ResponseBuilder::new().description(summary));
+    PathItem::new(HttpMethod::Get, unless_ready(operation).build())
 }
 
 fn model_item() -> PathItem {

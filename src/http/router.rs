@@ -30,6 +30,10 @@ pub(super) fn router(app: &Arc<App>) -> Router {
         .route("/v1/models", get(status::models))
         .route("/v1/models/{*id}", get(status::model))
         .route("/metrics", get(status::metrics))
+        // Weaviate asks these of its modules.
+        .route("/.well-known/ready", get(status::ready))
+        .route("/.well-known/live", get(status::ready))
+        .route("/meta", get(status::info))
         .merge(pages::router());
     for (path, route) in SCORING {
         let handle = move |State(app): State<Arc<App>>, headers: HeaderMap, body: Body| {

@@ -3,7 +3,7 @@
 use super::wire::{Family, Route};
 
 /// The paths that score, and what each takes.
-pub(super) const SCORING: [(&str, Route); 11] = [
+pub(super) const SCORING: [(&str, Route); 17] = [
     ("/rerank", Route::Any),
     ("/v1/rerank", Route::Results),
     ("/v2/rerank", Route::Results),
@@ -15,6 +15,15 @@ pub(super) const SCORING: [(&str, Route); 11] = [
     ("/v1/score", Route::Score),
     ("/", Route::Tei),
     ("/invocations", Route::Tei),
+    ("/predict", Route::Predict),
+    ("/v1/ranking", Route::Nim),
+    ("/hugging_face/rerank", Route::HuggingFace),
+    ("/reranks", Route::Dashscope),
+    ("/v1/reranks", Route::Dashscope),
+    (
+        "/api/v1/services/rerank/text-rerank/text-rerank",
+        Route::Dashscope,
+    ),
 ];
 
 /// Whose clients ask on a path.

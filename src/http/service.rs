@@ -19,6 +19,7 @@ use super::{
     activity::Activity,
     error::ApiError,
     path,
+    probes::is_probe,
     request_id::{self, X_REQUEST_ID},
     room::Seat,
 };
@@ -76,7 +77,7 @@ where
         let has_place = self.seat.take_place();
         if !has_place {
             self.activity.note_leaving();
-            if !is_probe(&request) {
+            if !needs_no_place(&request) {
                 self.refused.inc();
                 return Box::pin(ready(Ok(refusal(self.seat.room().places()))));
             }
@@ -95,9 +96,8 @@ where
 }
 
 /// What says that the server is there. It is answered without a place too.
-fn is_probe<B>(request: &Request<B>) -> bool {
-    matches!(*request.method(), Method::GET | Method::HEAD)
-        && matches!(request.uri().path(), "/health" | "/ping")
+fn needs_no_place<B>(request: &Request<B>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD) && is_probe(request.uri().path())
 }
 
 /// What an answer says of the connection's future.

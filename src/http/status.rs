@@ -5,7 +5,7 @@ use std::{sync::Arc, time::UNIX_EPOCH};
 use axum::{
     Json,
     extract::{Path, State},
-    http::{HeaderMap, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Redirect, Response},
 };
 use serde::Serialize;
@@ -130,6 +130,12 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Json<Health>, 
         model: info.id.clone(),
         gpus: info.gpus.clone(),
     }))
+}
+
+/// Weaviate's question whether the model answers: 204 without a body.
+pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<StatusCode, ApiError> {
+    app.ready()?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn info(State(app): State<Arc<App>>) -> Result<Json<Info>, ApiError> {

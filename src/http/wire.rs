@@ -1,14 +1,19 @@
 //! Wire formats: bytes in, a checked request out; a ranking in, bytes out.
 //!
-//! One path, `/rerank`, is shared by three formats, told apart by the body (`detect`). Each is a
+//! Some paths are shared by formats that are told apart by the body (`detect`). Each is a
 //! file; none knows the web framework, the model, or the others' answers.
 
+mod dashscope;
 mod detect;
 mod format;
+mod hugging_face;
 mod integer;
 mod json;
+mod mixedbread;
+mod nim;
 mod object;
 mod passage;
+mod predict;
 mod ragfab;
 mod reason;
 mod request;
@@ -21,6 +26,8 @@ mod syntax;
 mod tei;
 mod violation;
 mod violations;
+mod voyage;
+mod weaviate;
 
 pub(crate) use self::{
     detect::FORMATS,

@@ -19,3 +19,4 @@ mod parity;
 mod streams;
 mod support;
 mod tidy;
+mod vendors;

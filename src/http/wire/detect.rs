@@ -1,6 +1,10 @@
 //! Which format a body is in. Paths decide first; `/rerank` takes several formats, which are told
 //! apart by the body:
 //!
+//! On the paths of [`results`], [`mixedbread`] and [`dashscope`] are known by their `input`, and
+//! [`voyage`] by `truncation`, or by `top_k` without `top_n`. On `/rerank`, `property` means
+//! [`weaviate`]; for the others these rules hold:
+//!
 //! | rule | body | format |
 //! |---|---|---|
 //! | 1 | `texts` and no `documents`, or an empty list of them | [`tei`] |
@@ -14,12 +18,18 @@
 use serde_json::value::RawValue;
 
 use super::{
+    dashscope::{self, is_dashscope},
     format::Format,
+    hugging_face,
     json::{Members, begins_with_null, first, is_empty_list, members},
+    mixedbread::{self, is_mixedbread},
+    nim, predict,
     ragfab::{self, is_original},
     results::{self, has_own_key},
     route::{Family, Route},
     score, tei,
+    voyage::{self, is_voyage},
+    weaviate::{self, is_weaviate},
 };
 
 /// Every format once, for the API's description.
@@ -41,10 +51,26 @@ impl Route {
     /// The formats that a path takes; the first is the one that people try out.
     pub(crate) fn formats(self) -> &'static [&'static Format] {
         match self {
-            Self::Any => &[&ragfab::FORMAT, &tei::FORMAT, &results::FORMAT],
-            Self::Results | Self::Infinity => &[&results::FORMAT, &tei::FORMAT],
+            Self::Any => &[
+                &ragfab::FORMAT,
+                &tei::FORMAT,
+                &results::FORMAT,
+                &weaviate::FORMAT,
+            ],
+            Self::Results => &[
+                &results::FORMAT,
+                &tei::FORMAT,
+                &voyage::FORMAT,
+                &mixedbread::FORMAT,
+                &dashscope::FORMAT,
+            ],
+            Self::Infinity => &[&results::FORMAT, &tei::FORMAT],
             Self::Tei => &[&tei::FORMAT],
             Self::Score => &[&score::FORMAT],
+            Self::Nim => &[&nim::FORMAT],
+            Self::HuggingFace => &[&hugging_face::FORMAT],
+            Self::Dashscope => &[&dashscope::FORMAT, &results::FORMAT],
+            Self::Predict => &[&predict::FORMAT],
         }
     }
 }
@@ -54,13 +80,22 @@ pub(super) fn detect(route: Route, body: &Members<'_>) -> &'static Format {
     let results = match route {
         Route::Tei => return &tei::FORMAT,
         Route::Score => return &score::FORMAT,
+        Route::Nim => return &nim::FORMAT,
+        Route::HuggingFace => return &hugging_face::FORMAT,
+        Route::Predict => return &predict::FORMAT,
+        Route::Results | Route::Dashscope if is_dashscope(body) => return &dashscope::FORMAT,
+        Route::Results if is_mixedbread(body) => return &mixedbread::FORMAT,
+        Route::Any if is_weaviate(body) => return &weaviate::FORMAT,
         Route::Infinity => &results::WITH_STRINGS,
-        Route::Any | Route::Results => &results::FORMAT,
+        Route::Any | Route::Results | Route::Dashscope => &results::FORMAT,
     };
     let documents = body.some("documents");
     let texts = body.some("texts");
     if texts.is_some() && documents.is_none_or(is_empty_list) {
         return &tei::FORMAT;
+    }
+    if route == Route::Results && is_voyage(body) {
+        return &voyage::FORMAT;
     }
     if route != Route::Any {
         return results;

@@ -181,6 +181,13 @@ impl<'a, 'f> Fields<'a, 'f> {
         value.is_some_and(|value| value.get().starts_with('['))
     }
 
+    /// Whether a field is there and a list that begins with a list, or is empty.
+    pub(super) fn has_list_of_lists(&self, name: &str) -> bool {
+        let value = self.members.get(name);
+        let inner = value.and_then(|value| value.get().strip_prefix('['));
+        inner.is_some_and(|inner| inner.trim_start().starts_with(['[', ']']))
+    }
+
     /// A field that must be a list of documents; those that are in order.
     pub(super) fn each<T>(
         &mut self,

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use serde::ser::{Serialize, SerializeMap as _, Serializer};
+use serde::{
+    Serialize,
+    ser::{SerializeMap as _, Serializer},
+};
 use serde_json::value::RawValue;
 use utoipa::{PartialSchema, ToSchema, openapi};
 
@@ -41,6 +44,14 @@ impl Passage {
         }
     }
 
+    /// The passage as the request had it.
+    pub(super) fn as_it_came(&self) -> AsItCame<'_> {
+        match self.object {
+            Some(_) => AsItCame::Object(self),
+            None => AsItCame::Text(&self.text),
+        }
+    }
+
     /// Reads one of a list of documents, where a null counts as an empty text, as in TEI's format:
     /// frameworks send documents without content so.
     pub(super) fn read_document(raw: &RawValue, rank_fields: &[String]) -> Result<Self, Problem> {
@@ -52,6 +63,24 @@ impl Passage {
         }
         Self::read(raw, rank_fields)
     }
+}
+
+/// The texts of passages, shared.
+pub(super) fn texts(passages: &[Passage]) -> Vec<Arc<str>> {
+    passages
+        .iter()
+        .map(|passage| Arc::clone(&passage.text))
+        .collect()
+}
+
+/// A passage as the request had it.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum AsItCame<'a> {
+    /// A passage that came as an object.
+    Object(&'a Passage),
+    /// A passage that came as a string.
+    Text(&'a str),
 }
 
 fn text_of(members: &Members<'_>, rank_fields: &[String]) -> Result<String, Problem> {

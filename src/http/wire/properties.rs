@@ -35,6 +35,10 @@ fn any_route() -> impl Strategy<Value = Route> {
         Route::Infinity,
         Route::Tei,
         Route::Score,
+        Route::Nim,
+        Route::HuggingFace,
+        Route::Dashscope,
+        Route::Predict,
     ])
 }
 
@@ -42,7 +46,8 @@ fn any_route() -> impl Strategy<Value = Route> {
 fn any_body() -> impl Strategy<Value = Value> {
     let keys = "query|documents|texts|top_k|top_n|model|rank_fields|return_documents|return_text|raw_scores|truncate|\
                 truncation_direction|truncation_side|use_activation|max_chunks_per_doc|max_tokens_per_doc|\
-                max_tokens_per_query|truncate_prompt_tokens|text_1|text_2|queries|items|data_1|data_2";
+                max_tokens_per_query|truncate_prompt_tokens|text_1|text_2|queries|items|data_1|data_2|\
+                input|inputs|passages|property|parameters|truncation|return_input";
     let keys = prop::sample::select(keys.split('|').collect::<Vec<_>>());
     vec((keys, any_value()), 0..8)
         .prop_map(|members| {

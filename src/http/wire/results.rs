@@ -63,7 +63,7 @@ pub(super) fn has_own_key(body: &Members<'_>) -> bool {
 /// ignored.
 #[derive(Debug, ToSchema)]
 #[schema(as = ResultsRequest)]
-struct Request {
+pub(super) struct Request {
     /// What to look for; not blank.
     #[schema(schema_with = schema::query)]
     query: Arc<str>,
@@ -119,7 +119,7 @@ fn parse(
     Ok(Box::new(request))
 }
 
-fn request(fields: &mut Fields<'_, '_>, echo: Echo) -> Option<Request> {
+pub(super) fn request(fields: &mut Fields<'_, '_>, echo: Echo) -> Option<Request> {
     let rank_fields = fields.optional("rank_fields", names).unwrap_or_default();
     let query = fields.required("query", |raw| Ok(Passage::read(raw, &[])?.text));
     let documents = documents(fields, &rank_fields);
@@ -171,7 +171,8 @@ pub(super) fn truncation(fields: &mut Fields<'_, '_>) -> Truncation {
     }
 }
 
-fn names(raw: &RawValue) -> Result<Vec<String>, Problem> {
+/// Names of fields.
+pub(super) fn names(raw: &RawValue) -> Result<Vec<String>, Problem> {
     list(raw)?.into_iter().map(text).collect()
 }
 
@@ -200,21 +201,24 @@ pub(super) fn side(raw: &RawValue) -> Result<Side, Problem> {
     }
 }
 
-impl Body for Request {
-    fn job(&self) -> Job {
-        self.job()
+impl Request {
+    /// What to look for.
+    pub(super) fn query(&self) -> &str {
+        &self.query
     }
 
-    fn limit(&self) -> Option<usize> {
-        self.top_n.filter(|&limit| limit > 0)
+    /// What to rank.
+    pub(super) fn documents(&self) -> &[Passage] {
+        &self.documents
     }
 
-    fn answer(&self, served: &Served<'_>) -> serde_json::Result<Vec<u8>> {
-        serde_json::to_vec(&Response::new(self, served))
+    /// The text of a document, if the answer repeats it.
+    pub(super) fn repeated_text(&self, index: usize) -> Option<&str> {
+        self.return_documents.then(|| &*self.documents[index].text)
     }
 }
 
-impl Request {
+impl Body for Request {
     fn job(&self) -> Job {
         let documents = self.documents.iter();
         Job {
@@ -232,11 +236,19 @@ impl Request {
             },
         }
     }
+
+    fn limit(&self) -> Option<usize> {
+        self.top_n.filter(|&limit| limit > 0)
+    }
+
+    fn answer(&self, served: &Served<'_>) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&Response::new(self, served))
+    }
 }
 
 /// How a document is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Echo {
+pub(super) enum Echo {
     /// As an object with a `text`: everyone but Infinity.
     Object,
     /// As a string: Infinity's clients read nothing else.
@@ -246,10 +258,10 @@ enum Echo {
 /// The answer.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ResultsResponse)]
-struct Response<'a> {
+pub(super) struct Response<'a> {
     /// Of the request; the same as the header `x-request-id`.
     id: &'a str,
-    /// `rerank`.
+    /// `rerank`, or `list` for Voyage.
     object: &'static str,
     /// Seconds since 1970.
     created: u64,
@@ -317,7 +329,7 @@ impl<'a> Response<'a> {
             relevance_score: value(score, request.raw_scores),
             document: request
                 .return_documents
-                .then(|| request.documents[score.index].echo(request.echo)),
+                .then(|| repeat(&request.documents[score.index], request.echo)),
         });
         Self {
             id: served.id,
@@ -338,11 +350,19 @@ impl<'a> Response<'a> {
     }
 }
 
-impl Passage {
-    fn echo(&self, echo: Echo) -> Document<'_> {
-        match echo {
-            Echo::Object => Document::Object(self),
-            Echo::Text => Document::Text(&self.text),
+impl Response<'_> {
+    /// The same with `list` for its kind, as Voyage has it.
+    pub(super) fn into_list(self) -> Self {
+        Self {
+            object: "list",
+            ..self
         }
+    }
+}
+
+fn repeat(passage: &Passage, echo: Echo) -> Document<'_> {
+    match echo {
+        Echo::Object => Document::Object(passage),
+        Echo::Text => Document::Text(&passage.text),
     }
 }

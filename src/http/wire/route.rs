@@ -5,7 +5,7 @@
 pub(crate) enum Route {
     /// Every rerank format, by the rules above.
     Any,
-    /// `results`, and `tei` where there are `texts`.
+    /// `results` and those that are told from it by their keys, and `tei` where there are `texts`.
     Results,
     /// The same, with documents repeated as strings.
     Infinity,
@@ -13,6 +13,14 @@ pub(crate) enum Route {
     Tei,
     /// `score` only.
     Score,
+    /// `nim` only.
+    Nim,
+    /// `hugging_face` only.
+    HuggingFace,
+    /// `dashscope`, or `results` where there is no `input`.
+    Dashscope,
+    /// `predict` only.
+    Predict,
 }
 
 /// Whose clients will read an error.
@@ -45,8 +53,10 @@ impl Route {
     pub(crate) fn family(self) -> Family {
         match self {
             Self::Any => Family::Unknown,
-            Self::Results | Self::Infinity | Self::Score => Family::Results,
-            Self::Tei => Family::Tei,
+            Self::Results | Self::Infinity | Self::Score | Self::Nim | Self::Dashscope => {
+                Family::Results
+            }
+            Self::Tei | Self::HuggingFace | Self::Predict => Family::Tei,
         }
     }
 }

@@ -140,6 +140,80 @@ fn text_or_object(text: Object) -> RefOr<Schema> {
         .into()
 }
 
+/// A list of passages, at least one.
+pub(crate) fn list_of_passages() -> RefOr<Schema> {
+    ArrayBuilder::new()
+        .items(passage())
+        .min_items(Some(1))
+        .into()
+}
+
+/// A list of strings, at least one.
+pub(crate) fn strings() -> RefOr<Schema> {
+    let list = ArrayBuilder::new().items(Object::with_type(Type::String));
+    list.min_items(Some(1)).into()
+}
+
+/// A string.
+pub(crate) fn text() -> RefOr<Schema> {
+    Object::with_type(Type::String).into()
+}
+
+/// What NVIDIA's `truncate` may be.
+pub(crate) fn truncate() -> RefOr<Schema> {
+    AnyOfBuilder::new()
+        .item(string("^([nN][oO][nN][eE]|[eE][nN][dD])$"))
+        .item(null())
+        .into()
+}
+
+/// Any value.
+pub(crate) fn any() -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::AnyValue)
+        .into()
+}
+
+/// One of two.
+pub(super) fn either(one: RefOr<Schema>, other: RefOr<Schema>) -> RefOr<Schema> {
+    AnyOfBuilder::new().item(one).item(other).into()
+}
+
+/// A request of TEI's `/predict`: a pair of texts, or a list of pairs.
+pub(super) fn predict_request() -> RefOr<Schema> {
+    let pair = || {
+        let texts = ArrayBuilder::new().items(Object::with_type(Type::String));
+        texts.min_items(Some(2)).max_items(Some(2))
+    };
+    let pairs = ArrayBuilder::new().items(pair()).min_items(Some(1));
+    ObjectBuilder::new()
+        .property("inputs", either(pair().into(), pairs.into()))
+        .property("truncate", boolean())
+        .property("truncation_direction", side())
+        .property("raw_scores", boolean())
+        .required("inputs")
+        .into()
+}
+
+/// A request of DashScope.
+pub(super) fn dashscope_request() -> RefOr<Schema> {
+    let item = AnyOfBuilder::new().item(passage()).item(null());
+    let documents = ArrayBuilder::new().items(item).min_items(Some(1));
+    let input = ObjectBuilder::new()
+        .property("query", query())
+        .property("documents", documents)
+        .required("query")
+        .required("documents");
+    let parameters = ObjectBuilder::new()
+        .property("top_n", natural())
+        .property("return_documents", boolean());
+    ObjectBuilder::new()
+        .property("input", input)
+        .property("parameters", either(parameters.into(), null().into()))
+        .required("input")
+        .into()
+}
+
 /// Names of fields, or nothing.
 pub(crate) fn names() -> RefOr<Schema> {
     let names = ArrayBuilder::new().items(Object::with_type(Type::String));

@@ -136,6 +136,15 @@ fn every_row_of_the_rules() {
             r#"{"query":"q","documents":["a"],"top_n":-1}"#,
             Err((Results, 422)),
         ),
+        // Weaviate's property
+        (
+            r#"{"query":"q","documents":["a"],"property":""}"#,
+            Ok("weaviate"),
+        ),
+        (
+            r#"{"query":"q","documents":[3],"property":""}"#,
+            Err((Tei, 422)),
+        ),
         // 7: anything else
         (r#"{"query":"q","documents":[3]}"#, Err((Unknown, 422))),
         (r#"{"query":"q","documents":3}"#, Err((Unknown, 422))),
@@ -191,6 +200,48 @@ fn paths_decide_before_bodies() {
         format(Route::Score, &content).unwrap_err().family,
         Family::Results
     );
+    for (route, body, name) in [
+        (
+            Route::Results,
+            json!({"query": "q", "documents": ["x"], "truncation": true}),
+            "voyage",
+        ),
+        (
+            Route::Results,
+            json!({"query": "q", "documents": ["x"], "top_k": 1, "top_n": 1}),
+            "results",
+        ),
+        (
+            Route::Any,
+            json!({"query": "q", "documents": ["x"], "top_k": 1, "model": "m"}),
+            "results",
+        ),
+        (
+            Route::Results,
+            json!({"query": "q", "input": ["x"]}),
+            "mixedbread",
+        ),
+        (
+            Route::Results,
+            json!({"input": {"query": "q", "documents": ["x"]}}),
+            "dashscope",
+        ),
+        (
+            Route::Dashscope,
+            json!({"query": "q", "documents": ["x"]}),
+            "results",
+        ),
+        (
+            Route::Nim,
+            json!({"query": {"text": "q"}, "passages": [{"text": "x"}]}),
+            "nim",
+        ),
+        (Route::HuggingFace, content.clone(), "none"),
+        (Route::Predict, json!({"inputs": ["q", "x"]}), "predict"),
+    ] {
+        let found = format(route, &body).unwrap_or("none");
+        assert_eq!(found, name, "{body}");
+    }
     let broken = parse(Route::Results, None, b"{", 1000).unwrap_err();
     assert_eq!(broken.family, Family::Results);
 }

@@ -113,6 +113,10 @@ pub(super) enum Problem {
     NotOnlyText,
     /// `truncation_direction` or `truncation_side` is neither left nor right.
     NotASide,
+    /// `truncate` is neither NONE nor END.
+    NotATruncation,
+    /// `/predict` got something else than two texts.
+    NotAPair,
     /// `/score` got none of the pairs of fields that it reads.
     NoScorePair,
     /// `/score` got several queries, but not as many as documents.
@@ -171,6 +175,11 @@ impl Problem {
                 "This model reads text only; leave out parts of type `image_url` or `video_url`",
             ),
             Self::NotASide => ("literal_error", "Input should be 'left' or 'right'"),
+            Self::NotATruncation => ("literal_error", "Input should be 'NONE' or 'END'"),
+            Self::NotAPair => (
+                "value_error",
+                "Input should be a pair of texts, [query, text]: this model reads two texts together",
+            ),
             Self::NoScorePair => (
                 "missing",
                 "Fields required: `text_1` and `text_2`, `data_1` and `data_2`, `queries` and `documents`, or `queries` and `items`",
