@@ -1,6 +1,7 @@
-//! With the feature `cuda`: compiles the kernels of `src/ops/cuda/kernels` by NVRTC, to machine code for each compute capability in
-//! `RERANKER_CUDA_CAPABILITIES` (default `75 80 90`; code for 8.0 runs on 8.6 and 8.9 too) and to PTX of the newest, which a
-//! driver compiles for GPUs newer than that. Nothing else of a CUDA toolkit is needed, no GPU and no driver:
+//! With the feature `cuda`: compiles the kernels of `src/ops/cuda/kernels` by NVRTC, to machine
+//! code for each compute capability in `RERANKER_CUDA_CAPABILITIES` (default `75 80 90`; code for
+//! 8.0 runs on 8.6 and 8.9 too) and to PTX of the newest, which a driver compiles for GPUs newer
+//! than that. Nothing else of a CUDA toolkit is needed, no GPU and no driver:
 //! `scripts/cuda-toolkit.sh` fetches what is.
 
 fn main() {
@@ -28,7 +29,8 @@ mod cuda {
     use libloading::{Library, Symbol};
 
     const SOURCES: &str = "src/ops/cuda/kernels";
-    /// Where a toolkit is if no variable says so: NVIDIA's own place, and that of `scripts/cuda-toolkit.sh`.
+    /// Where a toolkit is if no variable says so: NVIDIA's own place, and that of
+    /// `scripts/cuda-toolkit.sh`.
     const PLACES: [&str; 2] = ["/usr/local/cuda", "target/cuda-12.2"];
     const CAPABILITIES: &str = "RERANKER_CUDA_CAPABILITIES";
 
@@ -88,8 +90,8 @@ mod cuda {
         Ptx,
     }
 
-    /// NVIDIA's run-time compiler (<https://docs.nvidia.com/cuda/nvrtc>), opened by hand: linking to it would need it on
-    /// every machine that runs the program.
+    /// NVIDIA's run-time compiler (<https://docs.nvidia.com/cuda/nvrtc>), opened by hand: linking
+    /// to it would need it on every machine that runs the program.
     struct Nvrtc(Library);
 
     type Program = *mut c_void;
@@ -104,7 +106,8 @@ mod cuda {
                 for folder in ["lib64", "lib"] {
                     for name in ["libnvrtc.so.12", "libnvrtc.so.13", "libnvrtc.so"] {
                         let path = toolkit.join(folder).join(name);
-                        // SAFETY: loading NVIDIA's library runs its initialisers, which ask nothing of us.
+                        // SAFETY: loading NVIDIA's library runs its initialisers, which ask nothing
+                        // of us.
                         match unsafe { Library::new(&path) } {
                             Ok(library) => return Self(library),
                             Err(_) => tried.push(path),
@@ -133,7 +136,8 @@ mod cuda {
             let pointers: Vec<*const c_char> =
                 options.iter().map(|option| option.as_ptr()).collect();
             let mut program: Program = ptr::null_mut();
-            // SAFETY: the signatures are those of nvrtc.h, which are the same in CUDA 11, 12 and 13; every pointer outlives its call.
+            // SAFETY: the signatures are those of nvrtc.h, which are the same in CUDA 11, 12 and
+            // 13; every pointer outlives its call.
             unsafe {
                 type Create = unsafe extern "C" fn(
                     *mut Program,
@@ -172,7 +176,8 @@ mod cuda {
         }
 
         /// # Safety
-        /// `program` is NVRTC's, and the names are those of a function for a size and of the one for that many bytes.
+        /// `program` is NVRTC's, and the names are those of a function for a size and of the one
+        /// for that many bytes.
         unsafe fn take(&self, program: Program, size: &str, content: &str) -> Vec<u8> {
             type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
             type Content = unsafe extern "C" fn(Program, *mut u8) -> c_int;

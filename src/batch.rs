@@ -7,7 +7,8 @@ use std::sync::Arc;
 pub struct Batch {
     /// The tokens of all sequences.
     pub input_ids: Vec<u32>,
-    /// Sequence `i` is `input_ids[offsets[i]..offsets[i + 1]]`; one more entry than there are sequences.
+    /// Sequence `i` is `input_ids[offsets[i]..offsets[i + 1]]`; one more entry than there are
+    /// sequences.
     pub offsets: Arc<[usize]>,
 }
 
@@ -35,7 +36,8 @@ impl Batch {
         self.len() == 0
     }
 
-    /// Two batches of about half the tokens each: the sequences up to the middle, and the rest. There are at least two.
+    /// Two batches of about half the tokens each: the sequences up to the middle, and the rest.
+    /// There are at least two.
     pub fn halves(&self) -> (Self, Self) {
         let middle = self.input_ids.len().div_ceil(2);
         let cut = self.offsets.partition_point(|&start| start < middle);
@@ -44,8 +46,9 @@ impl Batch {
         (part(0, cut), part(cut, self.len()))
     }
 
-    /// The row of the position table for each token. Positions count from `pad_token_id + 1`. A literal `<pad>` in the text
-    /// neither counts nor has a position of its own: that is how transformers computes them.
+    /// The row of the position table for each token. Positions count from `pad_token_id + 1`. A
+    /// literal `<pad>` in the text neither counts nor has a position of its own: that is how
+    /// transformers computes them.
     pub(crate) fn position_ids(&self, pad_token_id: u32) -> Vec<u32> {
         let mut position_ids = Vec::with_capacity(self.input_ids.len());
         for sequence in self.sequences() {

@@ -57,10 +57,11 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Rerank one request from a file or standard input and print the response
     Rerank(Box<RerankArgs>),
-    /// Measure how fast this processor multiplies at each dtype, at most, and print it as JSON; for benchmarks
+    /// Measure how fast this processor multiplies at each dtype, at most, and print it as JSON; for
+    /// benchmarks
     Peak,
-    /// Examine the GPU with this model and print what it finds as JSON: kernels against references, peaks, the time of each part of a
-    /// batch; exit 1 if a kernel is wrong
+    /// Examine the GPU with this model and print what it finds as JSON: kernels against references,
+    /// peaks, the time of each part of a batch; exit 1 if a kernel is wrong
     GpuCheck(Box<ServeArgs>),
     /// Exit 0 if the server on this machine is ready, 1 if not; for containers
     Healthcheck(HealthcheckArgs),

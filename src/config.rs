@@ -1,7 +1,9 @@
-//! Every option of the program: a flag, a variable and a help text in one place, and what they mean together.
+//! Every option of the program: a flag, a variable and a help text in one place, and what they mean
+//! together.
 //!
-//! `*Args` hold what was typed; [`ServeArgs::resolve`] turns them into a [`Config`] that is known to be consistent, and
-//! reports everything that is wrong at once. Nothing else in the program reads the environment.
+//! `*Args` hold what was typed; [`ServeArgs::resolve`] turns them into a [`Config`] that is known
+//! to be consistent, and reports everything that is wrong at once. Nothing else in the program
+//! reads the environment.
 
 mod access;
 mod environment;
@@ -65,7 +67,8 @@ pub struct ModelArgs {
     #[arg(long, env = "RERANKER_REQUIRE_GPU", num_args = 0..=1, default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL")]
     pub require_gpu: bool,
 
-    /// Implementation of the network; `reference` is slow and independent, for a second opinion on a score
+    /// Implementation of the network; `reference` is slow and independent, for a second opinion on
+    /// a score
     #[arg(
         long,
         env = "RERANKER_BACKEND",
@@ -74,7 +77,8 @@ pub struct ModelArgs {
     )]
     pub backend: Backend,
 
-    /// How weights are kept and multiplied: auto, f32, bf16, f16 or int8; auto is f16 on a GPU and f32 on the CPU, where the others change scores a little
+    /// How weights are kept and multiplied: auto, f32, bf16, f16 or int8; auto is f16 on a GPU and
+    /// f32 on the CPU, where the others change scores a little
     #[arg(
         long,
         env = "RERANKER_DTYPE",
@@ -92,7 +96,8 @@ pub struct ModelArgs {
     )]
     pub max_length: usize,
 
-    /// Megabytes of tokens of recent documents to keep, for chunks that are found again and again; 0 for none
+    /// Megabytes of tokens of recent documents to keep, for chunks that are found again and again;
+    /// 0 for none
     #[arg(
         long,
         env = "RERANKER_TOKEN_CACHE_MB",
@@ -111,7 +116,8 @@ pub struct ModelArgs {
 #[command(next_help_heading = "Batching")]
 pub struct BatchArgs {
     /// Tokens computed at once; a request that comes meanwhile waits for them [default: 1536 on the
-    /// CPU, a third of that of large requests while small ones come; measured at the start on a GPU]
+    /// CPU, a third of that of large requests while small ones come; measured at the start on a
+    /// GPU]
     #[arg(long, env = "RERANKER_MAX_BATCH_TOKENS", value_name = "TOKENS")]
     pub max_batch_tokens: Option<usize>,
 
@@ -133,7 +139,8 @@ pub struct BatchArgs {
     )]
     pub max_queue_pairs: usize,
 
-    /// How long a batch that is not full waits for company while the model is free; 0 is best for latency
+    /// How long a batch that is not full waits for company while the model is free; 0 is best for
+    /// latency
     #[arg(
         long,
         env = "RERANKER_BATCH_WAIT_MS",
@@ -142,7 +149,8 @@ pub struct BatchArgs {
     )]
     pub batch_wait_ms: u64,
 
-    /// Overlapping windows that are read of a document that is too long, unless the request says; its score is that of the best
+    /// Overlapping windows that are read of a document that is too long, unless the request says;
+    /// its score is that of the best
     #[arg(
         long,
         env = "RERANKER_MAX_CHUNKS_PER_DOC",

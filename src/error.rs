@@ -1,7 +1,7 @@
 //! What can go wrong with a request, in the kinds that a caller can act on.
 //!
-//! Below this line (rerank, scheduler, http) code branches on these; above it (main, cli, config, loading) a person
-//! reads [`anyhow`] chains.
+//! Below this line (rerank, scheduler, http) code branches on these; above it (main, cli, config,
+//! loading) a person reads [`anyhow`] chains.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub enum Error {
     QueryTooLong {
         /// Which query; 0 where there is one.
         index: usize,
-        /// Its length.
+        /// Characters that it has.
         chars: usize,
         /// How many characters are allowed.
         limit: usize,
@@ -44,9 +44,9 @@ pub enum Error {
         "document {index} has {chars} characters, more than the limit of {limit}; split it, or raise RERANKER_MAX_DOCUMENT_CHARS"
     )]
     DocumentTooLong {
-        /// Its place in the request.
+        /// The document's place in the request.
         index: usize,
-        /// Its length.
+        /// Characters that it has.
         chars: usize,
         /// How many characters are allowed.
         limit: usize,

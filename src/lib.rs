@@ -1,10 +1,12 @@
-//! A reranking service: a query and documents go in, the documents come out ordered by how well they answer.
+//! A reranking service: a query and documents go in, the documents come out ordered by how well
+//! they answer.
 //!
 //! A suggested order of reading (`ARCHITECTURE.md` has the map and the rules):
 //!
 //! 1. [`rerank`]: the use case, in one file.
 //! 2. [`scheduler`]: how concurrent requests share the model.
-//! 3. [`model`] and [`ops`]: the network and the operations it is made of; [`tokenizer`]: what it reads.
+//! 3. [`model`] and [`ops`]: the network and the operations it is made of; [`tokenizer`]: what it
+//!    reads.
 //! 4. [`http`] and [`cli`]: the two ways in; [`config`]: every option.
 //! 5. [`error`] and [`telemetry`]: what goes wrong and what is told.
 

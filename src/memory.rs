@@ -110,7 +110,7 @@ impl Lease {
     /// Whether it could grow by so much now. Nothing is taken.
     ///
     /// # Errors
-    /// As of [`Self::grow`].
+    /// Fails as [`Self::grow`] does.
     pub fn check(&self, bytes: usize) -> Result<(), Error> {
         let used = self.budget.used();
         self.room_to_grow(bytes, used).map(drop)

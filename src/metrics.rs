@@ -1,6 +1,8 @@
-//! What the process counts: every metric with its name, labels and buckets, and their text form for Prometheus.
+//! What the process counts: every metric with its name, labels and buckets, and their text form for
+//! Prometheus.
 //!
-//! A metric is added here and nowhere else; `docs/metrics.md` lists them, and a test compares the two.
+//! A metric is added here and nowhere else; `docs/metrics.md` lists them, and a test compares the
+//! two.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -59,7 +61,7 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// Each of them once.
+    /// Every reason once.
     const ALL: [Self; 16] = [
         Self::Invalid,
         Self::TooLarge,
@@ -105,13 +107,13 @@ impl Refused {
 /// A part of the time of a request that is scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// From the body to what is to be scored.
+    /// Reading the body: from its last byte to what is to be scored.
     Parse,
-    /// From there to admission by the queue.
+    /// Tokenizing: from what is to be scored to admission by the queue.
     Tokenize,
-    /// From admission to the first batch.
+    /// Waiting: from admission to the first batch.
     Queue,
-    /// From the first batch to the last.
+    /// Computing: from the first batch to the last.
     Compute,
 }
 
@@ -132,7 +134,7 @@ pub struct Metrics {
     registry: Registry,
     /// Answers, by route, wire format and status.
     pub requests: IntCounterVec,
-    /// From the first byte of the body to the answer, by wire format; scored requests only.
+    /// Time from the first byte of the body to the answer, by wire format; scored requests only.
     pub request_seconds: HistogramVec,
     stage_seconds: HistogramVec,
     /// Documents, by request.

@@ -44,7 +44,7 @@ const FILLING: f64 = 0.01;
 /// The share of the time until its deadline that a request of more than one batch may count on.
 const LARGE_SHARE: f64 = 0.95;
 
-/// How much fits where.
+/// The sizes of batches and of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Tokens in a batch. A single pair longer than this still gets a batch, of its own.

@@ -58,30 +58,30 @@ pub struct Reranker {
 /// What clients may want to know of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelInfo {
-    /// As configured: a hub id, a directory or `demo`.
+    /// The name of the model as configured: a hub id, a directory or `demo`.
     pub id: String,
     /// The commit of the hub's repository, where it came from one.
     pub commit: Option<String>,
-    /// `cpu` or `cuda`.
+    /// The kind of device: `cpu` or `cuda`.
     pub device: &'static str,
-    /// The GPUs, where it is `cuda`.
+    /// The GPUs that compute, where the device is `cuda`.
     pub gpus: Vec<GpuInfo>,
     /// The precision of the arithmetic.
     pub dtype: &'static str,
     /// `native` or `reference`.
     pub backend: &'static str,
-    /// Tokens per pair; longer pairs are truncated.
+    /// The most tokens of a pair; longer pairs are truncated.
     pub max_length: usize,
 }
 
 /// How well a document answers the query.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
-    /// Its place in the request.
+    /// The document's place in the request.
     pub index: usize,
-    /// What the model said.
+    /// The raw logit of the model.
     pub logit: f32,
-    /// The sigmoid of that, in [0, 1].
+    /// The sigmoid of the logit, in [0, 1].
     pub score: f64,
 }
 
@@ -92,16 +92,17 @@ pub struct Ranking {
     pub scores: Vec<Score>,
     /// Tokens of all pairs as the model reads them: truncated, with the special ones.
     pub tokens: usize,
-    /// From the call to admission.
+    /// Time from the call to admission.
     pub tokenized: Duration,
-    /// From admission to the first batch.
+    /// Time from admission to the first batch.
     pub queued: Duration,
-    /// From there to the last.
+    /// Time from the first batch to the last.
     pub computed: Duration,
 }
 
 impl Reranker {
-    /// Loads a model, downloading it if need be, and has it score a pair: what returns is ready to work.
+    /// Loads a model, downloading it if need be, and has it score a pair: what returns is ready to
+    /// work.
     ///
     /// # Errors
     /// A sentence for a person: what is wrong with which file or option, and what to do.

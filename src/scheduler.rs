@@ -6,8 +6,8 @@
 //! for company (unless `batch_wait` asks for it). Nothing is taken before it can be computed, so
 //! that a small request waits for one batch at most. Packing takes microseconds.
 //!
-//! A request leaves in one of three ways: answered, failed with its batch, or dropped by its owner (a client that hung
-//! up, a deadline that passed), which takes its pairs out of the queue.
+//! A request leaves in one of three ways: answered, failed with its batch, or dropped by its owner
+//! (a client that hung up, a deadline that passed), which takes its pairs out of the queue.
 
 mod state;
 
@@ -45,7 +45,8 @@ pub struct Settings {
     pub batch_pairs: usize,
     /// Pairs that may wait.
     pub queue_pairs: usize,
-    /// How long a batch that is not full waits for company while the model is free. Zero: not at all.
+    /// How long a batch that is not full waits for company while the model is free. Zero: not at
+    /// all.
     pub batch_wait: Duration,
 }
 
@@ -173,7 +174,8 @@ impl Drop for Ticket<'_> {
 }
 
 impl Shared {
-    /// A thread that panicked while it held the lock is a bug, but no reason to fail every request after it.
+    /// A thread that panicked while it held the lock is a bug, but no reason to fail every request
+    /// after it.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -12,7 +12,7 @@ impl Secret {
         &self.0
     }
 
-    /// The same without blanks around it.
+    /// The text without blanks around it.
     #[must_use]
     pub fn trimmed(&self) -> Self {
         Self(self.0.trim().to_owned())

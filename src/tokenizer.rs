@@ -31,8 +31,8 @@ const SPECIAL_TOKENS: usize = 4;
 /// The shortest limit on a pair that makes sense: a few tokens of text beside the specials.
 pub const MIN_LENGTH: usize = 8;
 
-/// Tokens that neighbouring windows of a long document share, or a quarter of a window if that is less. From
-/// `BCEmbedding`'s reranker, which reads windows of the same length.
+/// Tokens that neighbouring windows of a long document share, or a quarter of a window if that is
+/// less. From `BCEmbedding`'s reranker, which reads windows of the same length.
 const MAX_OVERLAP: usize = 80;
 
 /// The tokens of a refused pair are counted as far as this many times what is allowed.
@@ -41,10 +41,10 @@ const COUNTED: usize = 4;
 /// A tokenizer for pairs, with the special tokens of its checkpoint.
 pub struct PairTokenizer {
     tokenizer: Tokenizer,
-    /// None if only Hugging Face's library can read this tokenizer: it reads all texts whole and
-    /// cannot be stopped.
+    /// Our reader; none if only Hugging Face's library can read this tokenizer, which reads all texts
+    /// whole and cannot be stopped.
     reader: Option<Reader>,
-    /// None unless asked for.
+    /// The tokens of recent documents; none unless the operator asks for them.
     recent: Option<Recent>,
     bos: u32,
     eos: u32,
@@ -58,7 +58,8 @@ impl PairTokenizer {
     /// Reads `tokenizer.json`; pairs will be cut to `max_length` tokens.
     ///
     /// # Errors
-    /// A tokenizer that cannot be read, lacks `<s>` or `</s>`, or puts pairs together in another way.
+    /// A tokenizer that cannot be read, lacks `<s>` or `</s>`, or puts pairs together in another
+    /// way.
     pub fn new(json: &[u8], max_length: usize) -> Result<Self> {
         let mut tokenizer =
             Tokenizer::from_bytes(json).map_err(|e| anyhow!("cannot use tokenizer.json: {e}"))?;
@@ -96,7 +97,7 @@ impl PairTokenizer {
         self
     }
 
-    /// The ids are below this.
+    /// The number of tokens that the tokenizer knows; all ids are below it.
     pub fn vocabulary(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
     }
@@ -197,7 +198,8 @@ impl PairTokenizer {
         limit.clamp(MIN_LENGTH, self.max_length)
     }
 
-    /// Joins a query to a document: one encoding, or one for each window of a document that is read in chunks.
+    /// Joins a query to a document: one encoding, or one for each window of a document that is read
+    /// in chunks.
     ///
     /// # Errors
     /// [`TooLong`] if the pair does not fit and truncation is not wanted.
@@ -260,9 +262,9 @@ impl PairTokenizer {
     }
 }
 
-/// Windows of `length` tokens over a document, at most `chunks`, starting at the end that truncation would keep. Each
-/// overlaps the one before, so that a sentence cut by one window is whole in the next; the last one reaches to the end
-/// of the document, at full length.
+/// Windows of `length` tokens over a document, at most `chunks`, starting at the end that
+/// truncation would keep. Each overlaps the one before, so that a sentence cut by one window is
+/// whole in the next; the last one reaches to the end of the document, at full length.
 fn windows(
     document: &[u32],
     length: usize,
@@ -287,8 +289,9 @@ fn stride(length: usize) -> usize {
     (length - MAX_OVERLAP.min(length / 4)).max(1)
 }
 
-/// How many tokens of each side remain when `room` are allowed: the longer side is cut to the length of the shorter
-/// one, then both alike. The odd token goes to the longer side, as in Hugging Face's `truncate_encodings`.
+/// How many tokens of each side remain when `room` are allowed: the longer side is cut to the
+/// length of the shorter one, then both alike. The odd token goes to the longer side, as in Hugging
+/// Face's `truncate_encodings`.
 fn longest_first(query: usize, document: usize, room: usize) -> (usize, usize) {
     if query + document <= room {
         return (query, document);
@@ -306,7 +309,8 @@ fn longest_first(query: usize, document: usize, room: usize) -> (usize, usize) {
     }
 }
 
-/// Python's `str.strip()`, which the old service applied: Unicode white space and the four separators U+001C..U+001F.
+/// Python's `str.strip()`, which the old service applied: Unicode white space and the four
+/// separators U+001C..U+001F.
 pub fn strip(text: &str) -> &str {
     text.trim_matches(is_python_space)
 }

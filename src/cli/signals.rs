@@ -14,7 +14,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// From now on they are waited for, and SIGHUP, SIGUSR1 and SIGUSR2, which people send to
+    /// Starts to wait for both signals. SIGHUP, SIGUSR1 and SIGUSR2, which people send to
     /// servers out of habit, do not end the process any more. What SIGHUP does is the server's
     /// affair.
     pub(super) fn watch() -> Result<Self> {

@@ -23,7 +23,7 @@ const STACK: usize = 2 << 20;
 /// What a thread maps beside its stack, in bytes: guard pages and the stack for signals.
 const BESIDE_STACK: usize = 64 << 10;
 
-/// Starts those that compute and those that serve.
+/// Starts the threads that compute and those that serve.
 pub(super) fn start() -> Result<Runtime> {
     start_computing()?;
     let serving = available_parallelism().map_or(1, NonZero::get);
@@ -37,7 +37,7 @@ pub(super) fn start() -> Result<Runtime> {
         .context("cannot start the async runtime")
 }
 
-/// Starts those that compute.
+/// Starts the threads that compute.
 pub(super) fn start_computing() -> Result<()> {
     let threads = config::computing_threads();
     fit(threads).map_err(|error| too_few(&error))?;

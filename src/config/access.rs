@@ -23,7 +23,8 @@ pub struct AccessArgs {
     )]
     pub api_key: Vec<Secret>,
 
-    /// File with further keys, one a line, `#` for comments; read again when it changes and on SIGHUP
+    /// File with further keys, one a line, `#` for comments; read again when it changes and on
+    /// SIGHUP
     #[arg(long, env = "RERANKER_API_KEY_FILE", value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
 
@@ -35,7 +36,8 @@ pub struct AccessArgs {
     #[arg(long, env = "RERANKER_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
 
-    /// Origins whose pages may call from a browser, separated by commas, as `https://app.example`; `*` for all
+    /// Origins whose pages may call from a browser, separated by commas, as `https://app.example`;
+    /// `*` for all
     #[arg(
         long,
         env = "RERANKER_CORS_ORIGINS",

@@ -18,11 +18,11 @@ use crate::{
 
 /// What all requests in flight share.
 pub struct Shared {
-    /// The memory that they may hold.
+    /// The memory budget of requests in flight.
     pub memory: Arc<Budget>,
-    /// The threads for their texts.
+    /// The threads that parse, tokenize and serialise.
     pub text: Arc<TextPool>,
-    /// What is counted.
+    /// The metrics of the process.
     pub metrics: Arc<Metrics>,
 }
 
@@ -35,7 +35,7 @@ pub struct App {
     pub(super) text: Arc<TextPool>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) started: SystemTime,
-    /// None if everyone may use the server.
+    /// The API keys; none if everyone may use the server.
     pub(super) keys: Option<Arc<Keys>>,
     /// Empty until the model has loaded and scored a first pair.
     pub(super) reranker: OnceLock<Reranker>,
@@ -70,7 +70,7 @@ impl App {
         }))
     }
 
-    /// From now on requests are answered.
+    /// Takes the model that has loaded: requests are answered from now on.
     pub fn set_ready(&self, reranker: Reranker) {
         let info = reranker.info();
         self.metrics

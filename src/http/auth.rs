@@ -31,7 +31,8 @@ pub(super) async fn require_key(
     Ok(next.run(request).await)
 }
 
-/// What probes and people's browsers ask for before they could send a key, and what tells nothing worth a key.
+/// What probes and people's browsers ask for before they could send a key, and what tells nothing
+/// worth a key.
 fn is_open(request: &Request) -> bool {
     let path = request.uri().path();
     match *request.method() {

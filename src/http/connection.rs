@@ -1,4 +1,5 @@
-//! A connection that ends when nothing has been asked on it for a while, whatever the client sends or does not read.
+//! A connection that ends when nothing has been asked on it for a while, whatever the client sends
+//! or does not read.
 //!
 //! One clock bounds a fresh connection that says nothing, a request line that trickles in, an idle
 //! connection kept alive, and an answer that nobody takes, in HTTP/1 and HTTP/2, with TLS and
@@ -22,7 +23,8 @@ use tokio::{
 
 use super::{activity::Activity, departure::Departure, room::Seat};
 
-/// How long bytes that nobody wants are still read at the end of a connection, and how soon the next must come.
+/// How long bytes that nobody wants are still read at the end of a connection, and how soon the
+/// next must come.
 const DISCARDING: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_millis(250);
 
@@ -125,8 +127,9 @@ impl Connection {
         }
     }
 
-    /// Reads on, for a while, as long as something comes. To close on a client that is still sending would reset the
-    /// connection, and the client would see that instead of the answer that says what is wrong with its request.
+    /// Reads on, for a while, as long as something comes. To close on a client that is still
+    /// sending would reset the connection, and the client would see that instead of the answer that
+    /// says what is wrong with its request.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let now = Instant::now();
         let end = *self.discarding_until.get_or_insert_with(|| {

@@ -1,5 +1,5 @@
-//! What a client is told when there is no ranking: one table from causes to status, and one from families of clients to
-//! the body that they can read.
+//! What a client is told when there is no ranking: one table from causes to status, and one from
+//! families of clients to the body that they can read.
 //!
 //! | family | body |
 //! |---|---|

@@ -25,7 +25,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// None if no keys are set, and the server is open.
+    /// Loads the keys; none are loaded if none are set, and the server is open.
     ///
     /// # Errors
     /// A key file that cannot be read or has no key.

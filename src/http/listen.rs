@@ -29,8 +29,8 @@ use super::{
 };
 use crate::metrics::Refused;
 
-/// Requests at once on one HTTP/2 connection. The queue is the bound that matters; this one keeps a single client from
-/// having bodies without end in memory.
+/// Requests at once on one HTTP/2 connection. The queue is the bound that matters; this one keeps a
+/// single client from having bodies without end in memory.
 const STREAMS_PER_CONNECTION: u32 = 64;
 
 /// What the client of an HTTP/2 connection may send ahead of what is read of it, and what is kept
@@ -192,8 +192,8 @@ fn warn_if_open(address: SocketAddr, app: &App) {
     }
 }
 
-/// A client's broken handshake is its own affair. A process out of file descriptors fails 20 times a second, and says
-/// so at the first, second, fourth, eighth … time.
+/// A client's broken handshake is its own affair. A process out of file descriptors fails 20 times
+/// a second, and says so at the first, second, fourth, eighth … time.
 fn note_failed_accept() -> impl Fn(Option<&SocketAddr>, &io::Error) + Send + Sync + 'static {
     let failures = AtomicU64::new(0);
     move |client, error| {

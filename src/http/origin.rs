@@ -7,7 +7,7 @@ use std::str::FromStr;
 pub struct Origin(String);
 
 impl Origin {
-    /// As in the header `Origin`.
+    /// The origin as the header `Origin` has it.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,5 @@
-//! The pages for people: the playground at `/ui`, the API's documentation at `/docs`. All of it is in the binary.
+//! The pages for people: the playground at `/ui`, the API's documentation at `/docs`. All of it is
+//! in the binary.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! The paths that ask whether the server is up. They need no key and no place among the connections.
+//! The paths that ask whether the server is up. They need no key and no place among the
+//! connections.
 
 /// The paths.
 const PROBES: [&str; 4] = [

@@ -14,7 +14,8 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-/// How often the files are looked at. Mounted secrets are swapped as links, which no notification shows reliably.
+/// How often the files are looked at. Mounted secrets are swapped as links, which no notification
+/// shows reliably.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Files, and how they looked when they were read last.
@@ -36,11 +37,12 @@ pub(super) fn nothing() -> Result<impl Future<Output = ()> + Send> {
     })
 }
 
-/// What differs after a write, a rename over the file, or a swapped link: inode, bytes, seconds, nanoseconds.
+/// What differs after a write, a rename over the file, or a swapped link: inode, bytes, seconds,
+/// nanoseconds.
 type Look = (u64, u64, i64, i64);
 
 impl Watch {
-    /// From now on SIGHUP does not end the process.
+    /// Starts to watch: SIGHUP does not end the process from now on.
     pub(super) fn new(files: Vec<PathBuf>) -> Result<Self> {
         let hangup = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
         let seen = looks(&files);

@@ -222,7 +222,8 @@ impl AsRef<[u8]> for Leased {
     }
 }
 
-/// The order of the old service: a malformed body, then a model that is loading, then an empty request.
+/// The order of the old service: a malformed body, then a model that is loading, then an empty
+/// request.
 fn after_readiness(app: &App, refusal: Refusal) -> Refusal {
     let is_malformed = matches!(
         refusal.error,
@@ -239,7 +240,8 @@ fn characters(job: &Job) -> usize {
     texts.map(|text| text.chars().count()).sum()
 }
 
-/// Those of text-embeddings-inference, in whole milliseconds, and `Server-Timing` for who wants it finer.
+/// Those of text-embeddings-inference, in whole milliseconds, and `Server-Timing` for who wants it
+/// finer.
 fn timing_headers(
     device: &str,
     ranking: &Ranking,

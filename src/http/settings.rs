@@ -1,4 +1,5 @@
-//! What the operator decides about the server: where it listens, within which limits, who may use it.
+//! What the operator decides about the server: where it listens, within which limits, who may use
+//! it.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,21 +9,21 @@ use crate::secret::Secret;
 /// Where and within what limits the server listens.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where to listen.
+    /// The address or name to listen on.
     pub host: Host,
-    /// The port there.
+    /// The port to listen on.
     pub port: u16,
-    /// Bytes per request.
+    /// Bytes of a request's body, uncompressed.
     pub max_body_bytes: usize,
     /// Bytes that all requests in flight may hold.
     pub memory_bytes: usize,
-    /// Connections at once.
+    /// Connections that may ask at once.
     pub max_connections: usize,
     /// Time allowed for the headers of a request to arrive.
     pub header_timeout: Duration,
     /// Time allowed between the end of one request and the beginning of the next.
     pub idle_timeout: Duration,
-    /// From the beginning of a body to its end.
+    /// Time allowed for a body to arrive, and for its answer to be taken.
     pub body_timeout: Duration,
     /// How long a drain may take.
     pub drain_timeout: Duration,
@@ -33,11 +34,11 @@ pub struct Settings {
 /// Who may connect, and how.
 #[derive(Debug, Clone)]
 pub struct AccessSettings {
-    /// The keys.
+    /// The API keys.
     pub keys: KeySettings,
-    /// HTTPS, if it is asked for.
+    /// The files of HTTPS, if it is asked for.
     pub tls: Option<TlsFiles>,
-    /// Whose pages may call.
+    /// The origins whose pages may call.
     pub cors_origins: Vec<Origin>,
 }
 
@@ -46,7 +47,7 @@ pub struct AccessSettings {
 pub struct KeySettings {
     /// The keys themselves; none is blank.
     pub given: Vec<Secret>,
-    /// A file with more.
+    /// A file with more keys.
     pub file: Option<PathBuf>,
 }
 
@@ -55,6 +56,6 @@ pub struct KeySettings {
 pub struct TlsFiles {
     /// The certificate chain, the server's own first.
     pub cert: PathBuf,
-    /// Its private key.
+    /// The private key of the certificate.
     pub key: PathBuf,
 }

@@ -39,8 +39,8 @@ pub(super) struct Health {
     gpus: Vec<GpuInfo>,
 }
 
-/// `GET /info`: the three keys of the old service, those of text-embeddings-inference (which Dify reads too), and
-/// what else there is to know.
+/// `GET /info`: the three keys of the old service, those of text-embeddings-inference (which Dify
+/// reads too), and what else there is to know.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Info {
     model_name: String,

@@ -1,5 +1,5 @@
-//! An answer that was given before its request's body was read ends the connection, and says so: a client that did not
-//! know would send its next request into a closing connection.
+//! An answer that was given before its request's body was read ends the connection, and says so: a
+//! client that did not know would send its next request into a closing connection.
 
 use std::{
     pin::Pin,

@@ -7,9 +7,9 @@ use crate::tokenizer::{Truncation, strip};
 /// What to score.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Job {
-    /// One for all documents, or one for each.
+    /// One query for all documents, or one for each.
     pub queries: Vec<Arc<str>>,
-    /// In the order of the request.
+    /// The documents, in the order of the request.
     pub documents: Vec<Arc<str>>,
     /// What to do with pairs that are too long.
     pub truncation: Truncation,

@@ -12,7 +12,7 @@ pub struct Limits {
     pub deadline: Duration,
     /// Windows of a long document, where the request does not say.
     pub chunks: usize,
-    /// Documents.
+    /// Documents of a request.
     pub documents: usize,
     /// Characters of a document.
     pub document_chars: usize,

@@ -26,9 +26,9 @@ const ALONE_SHARE: f64 = 0.9;
 pub struct Scored {
     /// One finite logit per pair, in the order given.
     pub logits: Vec<f32>,
-    /// From admission until the first of its batches started.
+    /// Time from admission until the first of the request's batches started.
     pub queued: Duration,
-    /// From there to the answer.
+    /// Time from the first batch to the answer.
     pub computed: Duration,
 }
 

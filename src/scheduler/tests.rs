@@ -14,7 +14,8 @@ fn due() -> Deadline {
     Deadline::after(LONG)
 }
 
-/// A model the test drives: each batch is announced, then waits until the test says what becomes of it.
+/// A model the test drives: each batch is announced, then waits until the test says what becomes of
+/// it.
 struct Scripted {
     seen: Sender<Vec<Vec<u32>>>,
     outcomes: Mutex<Receiver<Outcome>>,

@@ -38,7 +38,7 @@ pub(super) enum Spaces {
 }
 
 impl Layout {
-    /// None if the tokenizer is another, or does something unusual.
+    /// Reads the layout; none if the tokenizer is another, or does something unusual.
     pub(super) fn new(json: &[u8], tokenizer: &Tokenizer) -> Option<Self> {
         let json: Value = serde_json::from_slice(json).ok()?;
         let (rules, collapses) = normalizer(&json["normalizer"])?;

@@ -38,7 +38,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// None if the tokenizer is another, or does something unusual.
+    /// Reads the tokenizer; none if it is another, or does something unusual.
     pub(super) fn new(json: &[u8], tokenizer: &Tokenizer) -> Option<Self> {
         let layout = Layout::new(json, tokenizer)?;
         let ModelWrapper::Unigram(model) = tokenizer.get_model() else {

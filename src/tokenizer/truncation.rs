@@ -2,7 +2,8 @@
 
 use super::tokens::{Extent, Side, Tokens};
 
-/// What to do with a pair that is too long. The default is the old service's: `longest_first`, at the end.
+/// What to do with a pair that is too long. The default is the old service's: `longest_first`, at
+/// the end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Truncation {
     /// Tokens per pair, where that is less than the server's own limit.
@@ -13,8 +14,8 @@ pub struct Truncation {
     pub document_tokens: Option<usize>,
     /// Which end of a text loses tokens.
     pub side: Side,
-    /// How many overlapping windows of a document that does not fit are read; the first is what truncation would
-    /// leave. `None`: the server's choice.
+    /// How many overlapping windows of a document that does not fit are read; the first is what
+    /// truncation would leave. `None`: the server's choice.
     pub chunks: Option<usize>,
     /// Refuse instead of truncating.
     pub refuse: bool,

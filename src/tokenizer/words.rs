@@ -25,7 +25,8 @@ pub(super) struct Words {
     shards: [RwLock<Shard>; SHARDS],
 }
 
-/// Two generations: when the young one is full, the old one is forgotten and the young one grows old.
+/// Two generations: when the young one is full, the old one is forgotten and the young one grows
+/// old.
 #[derive(Default)]
 struct Shard {
     young: Generation,

@@ -1,4 +1,5 @@
-//! The documented options are the program's options, no more and no fewer, and links in documents lead somewhere.
+//! The documented options are the program's options, no more and no fewer, and links in documents
+//! lead somewhere.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

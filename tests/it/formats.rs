@@ -1,5 +1,6 @@
-//! The formats of everyone else, over the wire: one order for all of them, one scale, errors that their clients read.
-//! `src/http/wire/tests.rs` has the rules one by one; `tests/clients` the real SDKs.
+//! The formats of everyone else, over the wire: one order for all of them, one scale, errors that
+//! their clients read. `src/http/wire/tests.rs` has the rules one by one; `tests/clients` the real
+//! SDKs.
 
 use serde_json::{Value, json};
 

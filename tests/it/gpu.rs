@@ -1,5 +1,5 @@
-//! The program on a GPU: a real one, or the emulated one that `tests/gpu/run` builds and points to with `EMULATED_GPU`.
-//! Without that variable these tests show nothing.
+//! The program on a GPU: a real one, or the emulated one that `tests/gpu/run` builds and points to
+//! with `EMULATED_GPU`. Without that variable these tests show nothing.
 
 use std::{env, fs, process::Command};
 
@@ -115,7 +115,8 @@ fn a_layer_is_eight_launches_and_a_batch_one_copy_each_way() {
             .filter(|line| line.starts_with(what))
             .count()
     };
-    // Embeddings; 3 layers of 8; gathering, 1 more product and 8 in the last; 2 for the head. Products are cuBLASLt's.
+    // Embeddings; 3 layers of 8; gathering, 1 more product and 8 in the last; 2 for the head.
+    // Products are cuBLASLt's.
     let launches = count("launch") + count("matmul");
     assert_eq!(launches, 1 + 3 * 8 + 10 + 2, "{log}");
     assert_eq!(count("synchronize stream"), 1);

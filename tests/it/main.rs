@@ -1,4 +1,5 @@
-//! One integration binary: the program as its users meet it. See `support.rs` for the server the tests start.
+//! One integration binary: the program as its users meet it. See `support.rs` for the server the
+//! tests start.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod access;

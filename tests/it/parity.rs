@@ -1,4 +1,5 @@
-//! Scores equal Hugging Face's. The golden data are made by `tests/tools/golden.py` with transformers.
+//! Scores equal Hugging Face's. The golden data are made by `tests/tools/golden.py` with
+//! transformers.
 
 use std::{collections::HashMap, fs, path::PathBuf};
 
@@ -82,7 +83,8 @@ fn build_as(checkpoint: &Checkpoint, backend: Backend, dtype: Dtype) -> Box<dyn 
     checkpoint.build(&options).unwrap().encoders.remove(0)
 }
 
-/// The tiny model of odd shapes, as a directory with the configuration of one generation of transformers.
+/// The tiny model of odd shapes, as a directory with the configuration of one generation of
+/// transformers.
 fn tiny(config: &str) -> Box<dyn CrossEncoder> {
     let dir = tempfile::tempdir().unwrap();
     fs::copy(fixture("tiny").join(config), dir.path().join("config.json")).unwrap();

@@ -199,7 +199,8 @@ impl Server {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(head.as_bytes()).unwrap();
-        // A server that refuses a body early may close before all of it is written; its answer is still there.
+        // A server that refuses a body early may close before all of it is written; its answer is
+        // still there.
         let _ = stream.write_all(body);
         stream
     }

@@ -111,3 +111,22 @@ fn files_are_short() {
         );
     }
 }
+
+#[test]
+fn comments_are_at_most_100_columns_wide() {
+    for root in ["src", "tests/it"] {
+        for path in sources(Path::new(root)) {
+            let text = fs::read_to_string(&path).unwrap();
+            for (number, line) in text.lines().enumerate() {
+                let is_comment = line.trim_start().starts_with("//");
+                let is_table = line.contains("//! |") || line.contains("/// |");
+                assert!(
+                    !is_comment || is_table || line.chars().count() <= 100,
+                    "{}:{}: {line}",
+                    path.display(),
+                    number + 1
+                );
+            }
+        }
+    }
+}

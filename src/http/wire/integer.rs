@@ -1,5 +1,6 @@
-//! Whole numbers. As with `pydantic` in its lax mode, strings, integral floats and booleans pass for
-//! integers. A value below zero is refused, which is our own choice: nothing here counts below it.
+//! Whole numbers. As with `pydantic` in its lax mode, strings, integral floats and booleans pass
+//! for integers. A value below zero is refused, which is our own choice: nothing here counts below
+//! it.
 
 use serde_json::value::RawValue;
 

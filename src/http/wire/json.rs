@@ -1,5 +1,5 @@
-//! JSON values read leniently, as `pydantic` does in its lax mode: the formats here were born in Python, and their clients
-//! send `"true"` for true and `5.0` for 5.
+//! JSON values read leniently, as `pydantic` does in its lax mode: the formats here were born in
+//! Python, and their clients send `"true"` for true and `5.0` for 5.
 //!
 //! Values are looked at as raw JSON, so that what is only passed through is never rewritten.
 

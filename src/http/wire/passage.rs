@@ -25,8 +25,9 @@ pub(crate) struct Passage {
 }
 
 impl Passage {
-    /// Reads a string or an object. Of an object the text is, in this order: the fields that `rank_fields` names
-    /// (Cohere v1), `text` (Cohere, Jina), `content` as a string or as a list of parts (vLLM).
+    /// Reads a string or an object. Of an object the text is, in this order: the fields that
+    /// `rank_fields` names (Cohere v1), `text` (Cohere, Jina), `content` as a string or as a list
+    /// of parts (vLLM).
     pub(super) fn read(raw: &RawValue, rank_fields: &[String]) -> Result<Self, Problem> {
         match raw.get().as_bytes().first() {
             Some(b'"') => Ok(Self {
@@ -98,7 +99,8 @@ fn text_of(members: &Members<'_>, rank_fields: &[String]) -> Result<String, Prob
     }
 }
 
-/// `key: value` in the order of `rank_fields`, as Cohere joins them; fields that a document lacks are passed over.
+/// `key: value` in the order of `rank_fields`, as Cohere joins them; fields that a document lacks
+/// are passed over.
 fn ranked_fields(members: &Members<'_>, rank_fields: &[String]) -> Result<Vec<String>, Problem> {
     let fields = rank_fields.iter();
     fields

@@ -1,5 +1,6 @@
-//! The classification path of text-embeddings-inference, `POST /predict` (`router/src/http/types.rs`
-//! there), for a model with one label: pairs of texts, and a score for each.
+//! The classification path of text-embeddings-inference, `POST /predict`
+//! (`router/src/http/types.rs` there), for a model with one label: pairs of texts, and a score for
+//! each.
 
 use std::sync::Arc;
 

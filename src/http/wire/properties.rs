@@ -62,8 +62,8 @@ fn any_body() -> impl Strategy<Value = Value> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// The parser never panics; what it lets through is a job that the reranker can take; what it refuses is refused
-    /// with a sentence, as the client's fault.
+    /// The parser never panics; what it lets through is a job that the reranker can take; what it
+    /// refuses is refused with a sentence, as the client's fault.
     #[test]
     fn any_body_is_a_job_or_the_clients_fault(route in any_route(), body in any_body()) {
         match read(route, &body) {

@@ -171,7 +171,8 @@ impl Serialize for Ranked<'_> {
     }
 }
 
-/// The fields that the original required of a document (`DocumentItem`): whoever sends them all means this format.
+/// The fields that the original required of a document (`DocumentItem`): whoever sends them all
+/// means this format.
 const ORIGINAL_FIELDS: [&str; 7] = [
     "chunk_id",
     "document_id",
@@ -189,7 +190,8 @@ pub(super) fn is_original(document: &Members<'_>) -> bool {
         .all(|field| document.get(field).is_some())
 }
 
-/// Checks a whole body against the two models of the original, then for a blank query and an empty list.
+/// Checks a whole body against the two models of the original, then for a blank query and an empty
+/// list.
 fn parse(
     raw: &RawValue,
     members: &Members<'_>,

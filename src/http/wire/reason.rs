@@ -14,8 +14,8 @@ pub(crate) struct Rejection {
 
 /// Why a request was refused.
 ///
-/// While its model loads the old service gives the 422 answers all the same; only then comes its 503, and after that
-/// the checks for a blank query and an empty list.
+/// While its model loads the old service gives the 422 answers all the same; only then comes its
+/// 503, and after that the checks for a blank query and an empty list.
 #[derive(Debug)]
 pub(crate) enum Reason {
     /// 422: the body is malformed or of the wrong shape (`RequestValidationError` of `FastAPI`).

@@ -1,5 +1,5 @@
-//! The format with `results`, which Cohere, Jina, vLLM, Infinity, llama.cpp and Xinference share: a union of what
-//! their clients send, and an answer that all of them can read.
+//! The format with `results`, which Cohere, Jina, vLLM, Infinity, llama.cpp and Xinference share: a
+//! union of what their clients send, and an answer that all of them can read.
 
 use std::sync::Arc;
 
@@ -59,8 +59,8 @@ pub(super) fn has_own_key(body: &Members<'_>) -> bool {
     OWN_KEYS.iter().any(|key| body.get(key).is_some())
 }
 
-/// A request of Cohere (v1 and v2), Jina, vLLM, Infinity, llama.cpp or Xinference. Other keys, `model` among them, are
-/// ignored.
+/// A request of Cohere (v1 and v2), Jina, vLLM, Infinity, llama.cpp or Xinference. Other keys,
+/// `model` among them, are ignored.
 #[derive(Debug, ToSchema)]
 #[schema(as = ResultsRequest)]
 pub(super) struct Request {

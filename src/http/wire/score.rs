@@ -1,5 +1,6 @@
-//! vLLM's `/score` (`vllm/entrypoints/pooling/score` there): texts against texts, one to one, one to many, or pair by
-//! pair, which is how several queries go in one request. Scores come back in the order of the request.
+//! vLLM's `/score` (`vllm/entrypoints/pooling/score` there): texts against texts, one to one, one
+//! to many, or pair by pair, which is how several queries go in one request. Scores come back in
+//! the order of the request.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! From bytes to JSON: what is not JSON is refused as `FastAPI` 0.115 refused it, whatever format was meant
-//! (`get_request_handler` in `fastapi/routing.py`).
+//! From bytes to JSON: what is not JSON is refused as `FastAPI` 0.115 refused it, whatever format
+//! was meant (`get_request_handler` in `fastapi/routing.py`).
 
 use serde_json::{Value, json, value::RawValue};
 

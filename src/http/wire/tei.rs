@@ -1,5 +1,5 @@
-//! The format of Hugging Face's text-embeddings-inference (`router/src/http/types.rs` there): `texts` in, a bare array
-//! out.
+//! The format of Hugging Face's text-embeddings-inference (`router/src/http/types.rs` there):
+//! `texts` in, a bare array out.
 
 use std::sync::Arc;
 
@@ -59,7 +59,8 @@ struct Request {
     /// Whether the answer repeats the texts.
     #[schema(schema_with = schema::boolean, required = false, default = false)]
     return_text: bool,
-    /// How many to return; absent, null or 0: all. Not in TEI; llama.cpp honours it and `LiteLLM` sends it.
+    /// How many to return; absent, null or 0: all. Not in TEI; llama.cpp honours it and `LiteLLM`
+    /// sends it.
     #[schema(schema_with = schema::natural, required = false)]
     top_n: Option<usize>,
 }

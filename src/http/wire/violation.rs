@@ -1,6 +1,6 @@
 //! What can be wrong with a body, in the words of `FastAPI` and `pydantic` 2.10: the entries of the
-//! `detail` list of a 422, with `type`, `loc`, `msg`, `input` and sometimes `ctx`. What only the other formats
-//! can get wrong is said in the same form.
+//! `detail` list of a 422, with `type`, `loc`, `msg`, `input` and sometimes `ctx`. What only the
+//! other formats can get wrong is said in the same form.
 
 use std::{borrow::Cow, fmt};
 

@@ -1,6 +1,6 @@
 //! The format of Voyage AI's API, `POST /v1/rerank` ("Rerankers", API reference). A request is read
-//! as one with `results`, `top_k` and all; the answer has `data` beside them, which Voyage's clients
-//! read.
+//! as one with `results`, `top_k` and all; the answer has `data` beside them, which Voyage's
+//! clients read.
 
 use serde::Serialize;
 use serde_json::{json, value::RawValue};

@@ -186,7 +186,8 @@ fn a_body_that_breaks_off_is_400() {
     );
 }
 
-/// The answer to a request whose answer has about this many bytes, as it comes. HTTP/1.0 has no chunks.
+/// The answer to a request whose answer has about this many bytes, as it comes. HTTP/1.0 has no
+/// chunks.
 fn answer_of(server: &Server, bytes: usize, accept: &str) -> (String, Vec<u8>) {
     let body = json!({"query": "a", "documents": [{"content": "b", "note": "x".repeat(bytes)}]})
         .to_string();
@@ -253,7 +254,8 @@ fn large_answers_are_packed_for_those_who_can_unpack_them() {
 #[test]
 fn answers_are_packed_from_4096_bytes_on() {
     let server = Server::start(&[]);
-    // `processing_time` has no fixed length; the unpacked answer tells which side of the limit it fell on.
+    // `processing_time` has no fixed length; the unpacked answer tells which side of the limit it
+    // fell on.
     for bytes in (3960..4010).step_by(5) {
         let (headers, body) = answer_of(&server, bytes, "gzip");
         let is_packed = headers.contains("content-encoding: gzip");

@@ -26,7 +26,8 @@ fn a_request_that_does_not_come_ends_the_connection() {
         ("RERANKER_IDLE_TIMEOUT_MS", "500"),
     ]);
     let limit = Duration::from_millis(500);
-    // Nothing at all, the beginning of a request, a byte every 50 ms, and one request with nothing after it.
+    // Nothing at all, the beginning of a request, a byte every 50 ms, and one request with nothing
+    // after it.
     for (sent, trickle, answers) in [
         ("", "", false),
         ("GET /health HT", "", false),
