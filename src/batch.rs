@@ -7,27 +7,28 @@ use std::sync::Arc;
 pub struct Batch {
     /// The tokens of all sequences.
     pub input_ids: Vec<u32>,
-    /// Sequence `i` is `input_ids[offsets[i]..offsets[i + 1]]`; one more entry than there are sequences.
-    pub offsets: Arc<[usize]>,
+    /// Sequence `i` is `input_ids[cu_seqlens[i]..cu_seqlens[i + 1]]`; one more entry than there are
+    /// sequences.
+    pub cu_seqlens: Arc<[usize]>,
 }
 
 impl Batch {
     /// Packs sequences, none of them empty.
     pub fn pack<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> Self {
-        let (mut input_ids, mut offsets) = (Vec::new(), vec![0]);
+        let (mut input_ids, mut cu_seqlens) = (Vec::new(), vec![0]);
         for sequence in sequences {
             input_ids.extend_from_slice(sequence);
-            offsets.push(input_ids.len());
+            cu_seqlens.push(input_ids.len());
         }
         Self {
             input_ids,
-            offsets: offsets.into(),
+            cu_seqlens: cu_seqlens.into(),
         }
     }
 
     /// The number of sequences.
     pub fn len(&self) -> usize {
-        self.offsets.len() - 1
+        self.cu_seqlens.len() - 1
     }
 
     /// Whether there is nothing to do.
@@ -35,17 +36,19 @@ impl Batch {
         self.len() == 0
     }
 
-    /// Two batches of about half the tokens each: the sequences up to the middle, and the rest. There are at least two.
+    /// Two batches of about half the tokens each: the sequences up to the middle, and the rest.
+    /// There are at least two.
     pub fn halves(&self) -> (Self, Self) {
         let middle = self.input_ids.len().div_ceil(2);
-        let cut = self.offsets.partition_point(|&start| start < middle);
+        let cut = self.cu_seqlens.partition_point(|&start| start < middle);
         let cut = cut.clamp(1, self.len() - 1);
         let part = |from: usize, to: usize| Self::pack(self.sequences().skip(from).take(to - from));
         (part(0, cut), part(cut, self.len()))
     }
 
-    /// The row of the position table for each token. Positions count from `pad_token_id + 1`. A literal `<pad>` in the text
-    /// neither counts nor has a position of its own: that is how transformers computes them.
+    /// The row of the position table for each token. Positions count from `pad_token_id + 1`. A
+    /// literal `<pad>` in the text neither counts nor has a position of its own: that is how
+    /// transformers computes them.
     pub(crate) fn position_ids(&self, pad_token_id: u32) -> Vec<u32> {
         let mut position_ids = Vec::with_capacity(self.input_ids.len());
         for sequence in self.sequences() {
@@ -63,7 +66,7 @@ impl Batch {
 
     /// The sequences one by one.
     pub fn sequences(&self) -> impl Iterator<Item = &[u32]> {
-        self.offsets
+        self.cu_seqlens
             .windows(2)
             .map(|ends| &self.input_ids[ends[0]..ends[1]])
     }
