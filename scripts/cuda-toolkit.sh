@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# Fetches what a build with the feature `cuda` needs, for machines without a CUDA toolkit: NVIDIA's compiler library of CUDA 12.2
-# (its PTX is version 8.2, the newest that driver 535 reads). Lays it out as a toolkit and prints the folder. The build finds it in its usual place, elsewhere by CUDA_PATH.
-# Usage: scripts/cuda-toolkit.sh [FOLDER] [more packages of NVIDIA's on PyPI, as nvidia-cuda-nvcc-cu12 for ptxas]
+# Fetches what a build with the feature `cuda` needs, for machines without a CUDA toolkit: NVIDIA's
+# compiler library of CUDA 12.2 (its PTX is version 8.2, the newest that driver 535 reads). Lays it
+# out as a toolkit and prints the folder. The build finds it in its usual place, elsewhere by
+# CUDA_PATH.
+# Usage: scripts/cuda-toolkit.sh [FOLDER] [NVIDIA's package on PyPI...]
+# A further package is, for example, nvidia-cuda-nvcc-cu12, which has ptxas.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$(realpath -m "${1:-target/cuda-12.2}")

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, builder::BoolishValueParser};
 
-pub(crate) use self::environment::{read_environment, warnings};
+pub(crate) use self::environment::{computing_threads, read_environment, warnings};
 use self::{http::HttpArgs, hub::HubArgs};
 use crate::{
     http::Settings as HttpSettings,
@@ -111,7 +111,7 @@ pub struct ModelArgs {
 #[command(next_help_heading = "Batching")]
 pub struct BatchArgs {
     /// Tokens computed at once; a request that comes meanwhile waits for them [default: 1536 on the
-    /// CPU, half of that of large requests; measured at the start on a GPU]
+    /// CPU, a third of that of large requests while small ones come; measured at the start on a GPU]
     #[arg(long, env = "RERANKER_MAX_BATCH_TOKENS", value_name = "TOKENS")]
     pub max_batch_tokens: Option<usize>,
 

@@ -102,6 +102,31 @@ impl Refused {
     }
 }
 
+/// A part of the time of a request that is scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// From the body to what is to be scored.
+    Parse,
+    /// From there to admission by the queue.
+    Tokenize,
+    /// From admission to the first batch.
+    Queue,
+    /// From the first batch to the last.
+    Compute,
+}
+
+impl Stage {
+    /// The value of the label `stage`.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Parse => "parse",
+            Self::Tokenize => "tokenize",
+            Self::Queue => "queue",
+            Self::Compute => "compute",
+        }
+    }
+}
+
 /// All metrics of one process.
 pub struct Metrics {
     registry: Registry,
@@ -109,8 +134,7 @@ pub struct Metrics {
     pub requests: IntCounterVec,
     /// From the first byte of the body to the answer, by wire format; scored requests only.
     pub request_seconds: HistogramVec,
-    /// The parts of that: `parse`, `tokenize`, `queue`, `compute`.
-    pub stage_seconds: HistogramVec,
+    stage_seconds: HistogramVec,
     /// Documents, by request.
     pub documents: Histogram,
     refused: IntCounterVec,
@@ -129,10 +153,15 @@ pub struct Metrics {
     /// Batches that were computed twice, the second time in f32.
     pub redone_batches: IntCounter,
     info: IntGaugeVec,
-    batch_seconds: Histogram,
+    batches: Batches,
+}
+
+/// What is counted of the batches that the model computes.
+struct Batches {
+    seconds: Histogram,
     operation_seconds: CounterVec,
-    batch_tokens: Histogram,
-    batch_pairs: Histogram,
+    sizes_in_tokens: Histogram,
+    sizes_in_pairs: Histogram,
     tokens: IntCounter,
     padding_tokens: IntCounter,
 }
@@ -140,113 +169,80 @@ pub struct Metrics {
 impl Metrics {
     /// All of them, at zero.
     pub fn new() -> Self {
-        let registry = Registry::new();
-        let seconds = || buckets(0.000_25, 2.0, 19); // 0.25 ms to 65 s
+        let new = New(Registry::new());
         let metrics = Self {
-            requests: counters(
+            requests: new.counters(
                 "requests_total",
                 "Answers, of all routes.",
                 &["route", "format", "status"],
             ),
-            request_seconds: histograms(
+            request_seconds: new.histograms(
                 "request_seconds",
                 "Time from a request's body to its answer, of requests that were scored.",
                 "format",
-                seconds(),
+                times(),
             ),
-            stage_seconds: histograms(
+            stage_seconds: new.histograms(
                 "stage_seconds",
                 "Time that requests spent in each stage.",
                 "stage",
-                seconds(),
+                times(),
             ),
-            documents: histogram(
+            documents: new.histogram(
                 "request_documents",
                 "Documents of a request.",
                 buckets(1.0, 2.0, 13),
             ),
-            refused: counters(
+            refused: new.counters(
                 "refused_total",
                 "Requests that were refused, or got no answer.",
                 &["reason"],
             ),
-            in_progress: gauge("requests_in_progress", "Requests being worked on."),
-            queue_pairs: gauge("queue_pairs", "Pairs that wait for a batch."),
-            memory: gauge("memory_bytes", "Bytes that requests in flight hold."),
-            memory_limit: gauge(
+            in_progress: new.gauge("requests_in_progress", "Requests being worked on."),
+            queue_pairs: new.gauge("queue_pairs", "Pairs that wait for a batch."),
+            memory: new.gauge("memory_bytes", "Bytes that requests in flight hold."),
+            memory_limit: new.gauge(
                 "memory_limit_bytes",
                 "Bytes that requests in flight may hold.",
             ),
-            ready: gauge("ready", "1 once the model is loaded."),
-            non_finite_scores: counter(
+            ready: new.gauge("ready", "1 once the model is loaded."),
+            non_finite_scores: new.counter(
                 "non_finite_scores_total",
                 "Logits that were NaN or infinite; their requests were failed.",
             ),
-            redone_batches: counter(
+            redone_batches: new.counter(
                 "redone_batches_total",
                 "Batches that left f16's range on a GPU and were computed again in f32.",
             ),
-            info: info_gauge(),
-            batch_seconds: histogram(
-                "batch_seconds",
-                "Time the model took for a batch.",
-                seconds(),
+            info: new.gauges(
+                "info",
+                "What is running; always 1.",
+                &["version", "model", "device", "dtype", "backend"],
             ),
-            operation_seconds: CounterVec::new(
-                opts(
-                    "operation_seconds_total",
-                    "Time of batches on the CPU by kind of operation.",
-                ),
-                &["operation"],
-            )
-            .expect("the name is valid"),
-            batch_tokens: histogram("batch_tokens", "Tokens of a batch.", buckets(16.0, 2.0, 12)),
-            batch_pairs: histogram("batch_pairs", "Pairs of a batch.", buckets(1.0, 2.0, 11)),
-            tokens: counter("tokens_total", "Tokens computed, without padding."),
-            padding_tokens: counter("padding_tokens_total", "Padding computed beside them."),
-            registry,
+            batches: Batches::new(&new),
+            registry: new.0,
         };
-        metrics.register_all();
+        // They are there from the start, at zero, so that the first refusal is a change.
+        for reason in Refused::ALL {
+            metrics.refused(reason);
+        }
+        metrics.register_those_of_the_process();
         metrics
     }
 
-    fn register_all(&self) {
-        let collectors: [Box<dyn Collector>; 20] = [
-            Box::new(self.requests.clone()),
-            Box::new(self.request_seconds.clone()),
-            Box::new(self.stage_seconds.clone()),
-            Box::new(self.documents.clone()),
-            Box::new(self.refused.clone()),
-            Box::new(self.in_progress.clone()),
-            Box::new(self.queue_pairs.clone()),
-            Box::new(self.memory.clone()),
-            Box::new(self.memory_limit.clone()),
-            Box::new(self.ready.clone()),
-            Box::new(self.non_finite_scores.clone()),
-            Box::new(self.redone_batches.clone()),
-            Box::new(self.info.clone()),
-            Box::new(self.batch_seconds.clone()),
-            Box::new(self.operation_seconds.clone()),
-            Box::new(self.batch_tokens.clone()),
-            Box::new(self.batch_pairs.clone()),
-            Box::new(self.tokens.clone()),
-            Box::new(self.padding_tokens.clone()),
-            Box::new(LOG_LINES_DROPPED.clone()),
-        ];
-        for collector in collectors {
-            let registered = self.registry.register(collector);
-            registered.expect("names are different");
-        }
-        // They are there from the start, at zero, so that the first refusal is a change.
-        for reason in Refused::ALL {
-            self.refused(reason);
-        }
+    fn register_those_of_the_process(&self) {
+        register(&self.registry, LOG_LINES_DROPPED.clone());
         #[cfg(target_os = "linux")]
-        {
-            let process = prometheus::process_collector::ProcessCollector::for_self();
-            let registered = self.registry.register(Box::new(process));
-            registered.expect("names are different");
-        }
+        register(
+            &self.registry,
+            prometheus::process_collector::ProcessCollector::for_self(),
+        );
+    }
+
+    /// Notes the time that a request spent in a stage.
+    pub fn observe_stage(&self, stage: Stage, took: Duration) {
+        let seconds = self.stage_seconds.with_label_values(&[stage.label()]);
+        seconds.observe(took.as_secs_f64());
     }
 
     /// The counter of requests that were refused for this reason.
@@ -265,16 +261,18 @@ impl Metrics {
     /// Notes a batch of so many pairs and tokens that has been computed, with how many tokens of
     /// padding.
     pub fn observe_batch(&self, pairs: usize, tokens: usize, padding: usize, took: Duration) {
-        self.batch_seconds.observe(took.as_secs_f64());
-        self.batch_tokens.observe(tokens as f64);
-        self.batch_pairs.observe(pairs as f64);
-        self.tokens.inc_by(tokens as u64);
-        self.padding_tokens.inc_by(padding as u64);
+        let batches = &self.batches;
+        batches.seconds.observe(took.as_secs_f64());
+        batches.sizes_in_tokens.observe(tokens as f64);
+        batches.sizes_in_pairs.observe(pairs as f64);
+        batches.tokens.inc_by(tokens as u64);
+        batches.padding_tokens.inc_by(padding as u64);
     }
 
     /// Notes the time that one kind of operation took of a batch.
     pub fn observe_operation(&self, operation: &str, took: Duration) {
-        self.operation_seconds
+        let seconds = &self.batches.operation_seconds;
+        seconds
             .with_label_values(&[operation])
             .inc_by(took.as_secs_f64());
     }
@@ -288,20 +286,44 @@ impl Metrics {
     }
 }
 
+impl Batches {
+    fn new(new: &New) -> Self {
+        Self {
+            seconds: new.histogram("batch_seconds", "Time the model took for a batch.", times()),
+            operation_seconds: new.seconds(
+                "operation_seconds_total",
+                "Time of batches on the CPU by kind of operation.",
+                "operation",
+            ),
+            sizes_in_tokens: new.histogram(
+                "batch_tokens",
+                "Tokens of a batch.",
+                buckets(16.0, 2.0, 12),
+            ),
+            sizes_in_pairs: new.histogram(
+                "batch_pairs",
+                "Pairs of a batch.",
+                buckets(1.0, 2.0, 11),
+            ),
+            tokens: new.counter("tokens_total", "Tokens computed, without padding."),
+            padding_tokens: new.counter("padding_tokens_total", "Padding computed beside them."),
+        }
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
 }
 
-fn info_gauge() -> IntGaugeVec {
-    let labels = ["version", "model", "device", "dtype", "backend"];
-    IntGaugeVec::new(opts("info", "What is running; always 1."), &labels)
-        .expect("the name is valid")
-}
-
 fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("reranker_{name}"), help)
+}
+
+/// Buckets from 0.25 ms to 65 s.
+fn times() -> Vec<f64> {
+    buckets(0.000_25, 2.0, 19)
 }
 
 fn buckets(start: f64, factor: f64, count: usize) -> Vec<f64> {
@@ -312,20 +334,49 @@ fn counter(name: &str, help: &str) -> IntCounter {
     IntCounter::with_opts(opts(name, help)).expect("the name is valid")
 }
 
-fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    IntCounterVec::new(opts(name, help), labels).expect("the name is valid")
+fn register(registry: &Registry, collector: impl Collector + 'static) {
+    let registered = registry.register(Box::new(collector));
+    registered.expect("names are different");
 }
 
-fn gauge(name: &str, help: &str) -> IntGauge {
-    IntGauge::with_opts(opts(name, help)).expect("the name is valid")
-}
+/// Makes metrics and registers each.
+struct New(Registry);
 
-fn histogram(name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
-    let opts = HistogramOpts::from(opts(name, help)).buckets(buckets);
-    Histogram::with_opts(opts).expect("the name is valid")
-}
+impl New {
+    fn registered<C: Collector + Clone + 'static>(&self, collector: prometheus::Result<C>) -> C {
+        let collector = collector.expect("the name is valid");
+        register(&self.0, collector.clone());
+        collector
+    }
 
-fn histograms(name: &str, help: &str, label: &str, buckets: Vec<f64>) -> HistogramVec {
-    let opts = HistogramOpts::from(opts(name, help)).buckets(buckets);
-    HistogramVec::new(opts, &[label]).expect("the name is valid")
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.registered(IntCounter::with_opts(opts(name, help)))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.registered(IntCounterVec::new(opts(name, help), labels))
+    }
+
+    /// Counters of seconds, which need not be whole.
+    fn seconds(&self, name: &str, help: &str, label: &str) -> CounterVec {
+        self.registered(CounterVec::new(opts(name, help), &[label]))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.registered(IntGauge::with_opts(opts(name, help)))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.registered(IntGaugeVec::new(opts(name, help), labels))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {
+        let opts = HistogramOpts::from(opts(name, help)).buckets(buckets);
+        self.registered(Histogram::with_opts(opts))
+    }
+
+    fn histograms(&self, name: &str, help: &str, label: &str, buckets: Vec<f64>) -> HistogramVec {
+        let opts = HistogramOpts::from(opts(name, help)).buckets(buckets);
+        self.registered(HistogramVec::new(opts, &[label]))
+    }
 }

@@ -7,8 +7,9 @@
 //! first. A request whose deadline leaves less than one batch of slack is urgent, and so is every
 //! request whose deadline is earlier. While there are urgent ones, the others that go first share
 //! half a batch, and the urgent ones have the rest, in the order of deadlines: neither starves the
-//! other. A batch of nothing but large requests' work is shorter than others, and one in which
-//! requests are done is filled up with work of others, urgent ones aside, for a short time only.
+//! other. While small requests come, a batch of nothing but large requests' work is shorter than
+//! others. One in which requests are done is filled up with work of others, urgent ones aside, for
+//! a short time only.
 //!
 //! **Admission.** A request is admitted, whole, if it and every request admitted before it can be
 //! done by its deadline. Requests of more than one batch may use `LARGE_SHARE` of their time only,
@@ -30,13 +31,15 @@ use std::collections::{BinaryHeap, VecDeque};
 
 pub use self::pace::Pace;
 
-/// A request of more than so many batches is large: it takes so long that yielding more often costs
-/// it little.
+/// A request of more than so many batches is large: it yields to small ones more often.
 const LARGE_BATCHES: usize = 2;
+
+/// Seconds after a small request for which another one is expected.
+const EXPECTED: f64 = 10.0;
 
 /// Seconds that a request which would be done with a batch may wait for larger ones to be computed
 /// in the same batch.
-const FILLING: f64 = 0.02;
+const FILLING: f64 = 0.01;
 
 /// The share of the time until its deadline that a request of more than one batch may count on.
 const LARGE_SHARE: f64 = 0.95;
@@ -46,8 +49,8 @@ const LARGE_SHARE: f64 = 0.95;
 pub struct Limits {
     /// Tokens in a batch. A single pair longer than this still gets a batch, of its own.
     pub batch_tokens: usize,
-    /// Tokens in a batch that holds nothing but work of large requests: whoever comes meanwhile waits
-    /// for it. No more than `batch_tokens`.
+    /// Tokens in a batch that holds nothing but work of large requests while small ones come: those
+    /// wait for it. No more than `batch_tokens`.
     pub turn_tokens: usize,
     /// Pairs in a batch.
     pub batch_pairs: usize,
@@ -132,6 +135,8 @@ pub(crate) struct Queue<T> {
     line: VecDeque<Waiting<T>>,
     pairs: usize,
     tokens: usize,
+    /// When a request that is not large came last.
+    small_came: f64,
 }
 
 struct Waiting<T> {
@@ -153,6 +158,7 @@ impl<T> Queue<T> {
             line: VecDeque::new(),
             pairs: 0,
             tokens: 0,
+            small_came: f64::NEG_INFINITY,
         }
     }
 
@@ -207,11 +213,15 @@ impl<T> Queue<T> {
         self.check_deadlines(place, tokens, due, forecast)?;
         self.pairs += pairs.len();
         self.tokens += tokens;
+        let is_large = tokens > LARGE_BATCHES * self.limits.batch_tokens;
+        if !is_large {
+            self.small_came = forecast.now;
+        }
         let waiting = Waiting {
             request,
             pairs,
             tokens,
-            is_large: tokens > LARGE_BATCHES * self.limits.batch_tokens,
+            is_large,
             due,
         };
         self.line.insert(place, waiting);
@@ -312,7 +322,7 @@ impl<T> Queue<T> {
         self.fill(&mut batch, small.iter().copied(), whole);
         self.fill(&mut batch, 0..urgent, whole);
         let most = if let Some(&first) = others.first().filter(|_| small.is_empty()) {
-            self.turn(first)
+            self.turn(first, forecast.now)
         } else {
             whole.min(tokens_in(&batch).saturating_add(forecast.tokens_in(FILLING)))
         };
@@ -322,9 +332,9 @@ impl<T> Queue<T> {
         batch
     }
 
-    /// The tokens of a batch that begins with work of the request at this place in line.
-    fn turn(&self, place: usize) -> usize {
-        if self.line[place].is_large {
+    /// The tokens of a batch that begins now with work of the request at this place in line.
+    fn turn(&self, place: usize, now: f64) -> usize {
+        if self.line[place].is_large && now - self.small_came < EXPECTED {
             self.limits.turn_tokens
         } else {
             self.limits.batch_tokens

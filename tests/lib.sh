@@ -1,5 +1,5 @@
-# What the scripts beside this one share: environments that are made once, and servers that run as long as the script.
-# To be sourced by a bash script. Variables it reads:
+# What the scripts beside this one share: environments that are made once, and servers that run as
+# long as the script. A bash script sources it. Variables it reads:
 #
 #   RERANKER_BIN    the server                    default target/debug/reranker
 #   TESTS_CACHE     where the environments are    default target/tests
@@ -70,8 +70,8 @@ stop() {
 }
 trap stop EXIT
 
-# start NAME [VARIABLE=VALUE...]: a server on a free port, with nothing of this shell's environment, on the demo model
-# unless told otherwise. Leaves its address in `address`.
+# start NAME [VARIABLE=VALUE...]: a server on a free port, with nothing of this shell's environment,
+# on the demo model unless told otherwise. Leaves its address in `address`.
 start() {
     local log="$work/$1.log"
     env -i HOME=/nonexistent RERANKER_MODEL=demo DEVICE=cpu RERANKER_HOST=127.0.0.1 RERANKER_PORT=0 \

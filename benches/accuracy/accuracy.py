@@ -6,7 +6,7 @@ Starts the server once for each precision, asks it every query of the evaluation
 the 19 that BM25 ranks highest, from packages never seen in training), and compares its logits with those of the first
 precision. Then the same with outlier channels put into the model (harden.py), which changes
 nothing in f32. int8 is also simulated in torch (simulate.py), with and without rotation.
-Writes <date>-accuracy.json and the tables beside it.
+Writes accuracy.json and the tables beside it.
 """
 import argparse
 import concurrent.futures
@@ -191,8 +191,8 @@ def report(result):
     """The tables, in Markdown."""
     sizes = result["queries"]
     lines = [
-        f"# Accuracy of each precision: {result['date']}", "",
-        "Written by `benches/accuracy/accuracy.py`, whose README says what is measured; the JSON file beside it has every figure.", "",
+        "# Accuracy of each precision", "",
+        "Written by `benches/accuracy/accuracy.py`, whose README says what is measured.", "",
         *machine.headlines(result),
         f"- model: `{result['model']['name']}`, {result['model']['layers']} x {result['model']['hidden']}",
         f"- queries: {', '.join(f'{count} {name}' for name, count in sizes.items())}, {sum(sizes.values())} in all, 20 candidates each",
@@ -244,7 +244,7 @@ def arguments():
     parser.add_argument("--simulated", type=int, default=100, metavar="N", help="queries of each set simulated in torch; 0: none")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", help="directory of the results")
-    parser.add_argument("--name", default="accuracy", help="the results are <date>-<name>.json and .md")
+    parser.add_argument("--name", default="accuracy", help="the results are <name>.json and .md")
     args = parser.parse_args()
     args.binary, args.model, args.dtypes = args.binary.resolve(), args.model.resolve(), args.dtypes.split(",")
     if args.variants[0] != "plain":

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 from pathlib import Path
@@ -50,7 +51,9 @@ def machine():
 def headlines(result):
     """The lines of a report that say what was measured, from a result that holds the two above."""
     m = result["machine"]
-    lines = [f"- machine: {m['cpu']} (family {m['family']}), {m['cpus']} CPUs, {', '.join(m['vectors'])}; "
+    lines = [f"- date: {result['date']}",
+             f"- command: `{shlex.join(result['command'])}`",
+             f"- machine: {m['cpu']} (family {m['family']}), {m['cpus']} CPUs, {', '.join(m['vectors'])}; "
              f"{result['threads']} threads each"]
     if result.get("commit"):
         lines.append(f"- commit: {result['commit']}{' with changes' if result['dirty'] else ''}"
@@ -59,9 +62,9 @@ def headlines(result):
 
 
 def write(directory, name, result, page):
-    """Writes a result, which holds its date, as JSON and as a page."""
+    """Writes a result as JSON, which git ignores in docs/benchmarks, and as a page. Both replace those of the name before."""
     directory.mkdir(parents=True, exist_ok=True)
-    stem = directory / f"{result['date']}-{name}"
+    stem = directory / name
     stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     stem.with_suffix(".md").write_text(page, "utf-8")
 

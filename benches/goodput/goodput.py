@@ -3,7 +3,10 @@
 Measures how many requests a second the server does with a closed loop, then offers multiples of that
 for as long as the deadline, at random times, each request on a connection of its own. Beside them one
 client sends small requests one after the other. Counts what is answered within the deadline, what is
-refused and how soon, and what gets an error late. Writes JSON, a page, and a plot as SVG.
+refused and how soon, and what gets an error late. What the machine can do under such a load is less
+than in the closed loop, because this program and the refusals take a part of it: so it also says how much
+of the time the model was busy, and how much of what it computed was for answers that came in time. Writes
+JSON, a page, and a plot as SVG.
 
 Needs Python 3.11 and a built server; nothing from PyPI. The server and this program share the machine.
 """
@@ -12,6 +15,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import statistics
 import sys
 import time
@@ -20,11 +24,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common import metrics
 from common.machine import ROOT, headlines, machine, provenance, write
 from common.processes import free_port
 
 WORDS = ("serveur web fichiers compress image réseau python library jeu editor moteur pompe filtre vanne "
          "capteur pression rapport erreur mesure débit").split()
+TOKENS = re.compile(rb'"total_tokens":(\d+)')
 DOCUMENTS = 40
 WORDS_EACH = 45
 
@@ -35,7 +41,7 @@ def body(rng, documents):
 
 
 async def post(port, content, patience):
-    """Status and seconds; status 0 if there was no answer."""
+    """Status, seconds and tokens; status 0 if there was no answer."""
     started = time.perf_counter()
     try:
         async with asyncio.timeout(patience):
@@ -45,9 +51,10 @@ async def post(port, content, patience):
             answer = await reader.read()
             writer.close()
         status = int(answer.split(b" ", 2)[1])
+        tokens = int(TOKENS.search(answer)[1]) if status == 200 else 0
     except (OSError, IndexError, ValueError):
-        status = 0
-    return status, time.perf_counter() - started
+        status, tokens = 0, 0
+    return status, time.perf_counter() - started, tokens
 
 
 async def capacity(port, rng, seconds):
@@ -60,7 +67,7 @@ async def capacity(port, rng, seconds):
         for content in bodies:
             if time.perf_counter() >= end:
                 return
-            status, _ = await post(port, content, 600)
+            status, *_ = await post(port, content, 600)
             done += status == 200
 
     started = time.perf_counter()
@@ -69,40 +76,44 @@ async def capacity(port, rng, seconds):
 
 
 async def small_ones(port, rng, until):
-    """Times of small requests, one after the other, and how many were not answered."""
-    times, failed = [], 0
+    """What became of small requests, one after the other."""
+    answers = []
     while time.perf_counter() < until:
-        status, took = await post(port, body(rng, 2), 60)
-        if status == 200:
-            times.append(took)
-        failed += status != 200
+        answers.append(await post(port, body(rng, 2), 60))
         await asyncio.sleep(0.05)
-    return times, failed
+    return answers
 
 
 async def offer(port, rng, rate, deadline):
-    """One load: what became of each request, as (status, seconds)."""
+    """One load: what became of each request and of the small ones beside them, in how many seconds, and what the
+    server counted meanwhile."""
     bodies = [body(rng, DOCUMENTS) for _ in range(200)]
+    before = metrics.scrape(f"http://127.0.0.1:{port}")
     started = time.perf_counter()
     small = asyncio.create_task(small_ones(port, rng, started + deadline))
     sent, at = [], 0.0
     while (at := at + rng.expovariate(rate)) < deadline:
         await asyncio.sleep(max(0.0, started + at - time.perf_counter()))
         sent.append(asyncio.create_task(post(port, rng.choice(bodies), 3 * deadline)))
-    answers = await asyncio.gather(*sent)
-    return answers, time.perf_counter() - started, await small
+    answers, small = await asyncio.gather(*sent), await small
+    took = time.perf_counter() - started
+    return answers, small, took, metrics.Change(before, metrics.scrape(f"http://127.0.0.1:{port}"))
 
 
-def row(load, rate, deadline, answers, took, small):
-    good = sum(status == 200 and seconds <= deadline for status, seconds in answers)
-    refused = sorted(seconds for status, seconds in answers if status in (429, 503))
-    times, failed = small
+def row(load, rate, deadline, answers, small, took, meanwhile):
+    in_time = [tokens for status, seconds, tokens in answers if status == 200 and seconds <= deadline]
+    good = len(in_time)
+    refused = sorted(seconds for status, seconds, _ in answers if status in (429, 503))
+    times = [seconds for status, seconds, _ in small if status == 200]
+    useful = sum(in_time) + sum(tokens for *_, tokens in small)
     return {
+        "busy": meanwhile.of("reranker_batch_seconds_sum") / took,
+        "useful": useful / meanwhile.of("reranker_tokens_total"),
         "load": load, "offered_per_s": rate, "sent": len(answers), "good": good, "good_per_s": good / took,
-        "statuses": dict(sorted(Counter(status for status, _ in answers).items())),
+        "statuses": dict(sorted(Counter(status for status, *_ in answers).items())),
         "seconds": took, "refused_after_p50": statistics.median(refused) if refused else None,
         "refused_after_p99": refused[int(0.99 * len(refused))] if refused else None,
-        "small": {"answered": len(times), "failed": failed,
+        "small": {"answered": len(times), "failed": len(small) - len(times),
                   "p50": statistics.median(times) if times else None, "most": max(times, default=None)},
     }
 
@@ -113,8 +124,8 @@ async def measure(args, port):
     best = await capacity(port, rng, args.deadline)
     rows = []
     for load in args.loads:
-        answers, took, small = await offer(port, rng, load * best, args.deadline)
-        rows.append(row(load, load * best, args.deadline, answers, took, small))
+        offered = await offer(port, rng, load * best, args.deadline)
+        rows.append(row(load, load * best, args.deadline, *offered))
         print(json.dumps(rows[-1]), file=sys.stderr)
         await asyncio.sleep(args.deadline / 2)
     return best, rows
@@ -128,13 +139,15 @@ def page(result):
     lines = [f"# Goodput with a deadline of {result['deadline']:g} s", "", *headlines(result),
              f"- model `{result['model']}`, requests of {DOCUMENTS} documents; the server does "
              f"{result['capacity_per_s']:.1f} of them a second in a closed loop", "",
-             f"![answers against load]({result['date']}-{result['name']}.svg)", "",
-             "| load / capacity | sent | answered in time / what a closed loop does | 200 | 429 | 504 | other "
-             "| refused after, ms (p50, p99) | small requests: p50, most, ms |", "|---|---|---|---|---|---|---|---|---|"]
+             f"![answers against load]({result['name']}.svg)", "",
+             "| load / capacity | sent | answered in time / what a closed loop does | model busy | of that for answers in time "
+             "| 200 | 429 | 504 | other | refused after, ms (p50, p99) | small requests: p50, most, ms |",
+             "|---|---|---|---|---|---|---|---|---|---|---|"]
     for r in result["rows"]:
         statuses = {int(status): count for status, count in r["statuses"].items()}
         known = [statuses.pop(status, 0) for status in (200, 429, 504)]
         lines.append(f"| {r['load']:g} | {r['sent']} | {r['good_per_s'] / result['capacity_per_s']:.2f} | "
+                     f"{r['busy']:.2f} | {r['useful']:.2f} | "
                      + " | ".join(map(str, [*known, sum(statuses.values())]))
                      + f" | {number(r['refused_after_p50'], 1e3)}, {number(r['refused_after_p99'], 1e3)}"
                      f" | {number(r['small']['p50'], 1e3)}, {number(r['small']['most'], 1e3)} |")
@@ -207,7 +220,7 @@ def main():
     result = {"date": now.strftime("%Y-%m-%d"), "name": args.name, "command": ["goodput.py", *sys.argv[1:]],
               **provenance(args.binary), "machine": machine(), "threads": os.cpu_count(), "model": args.model,
               "deadline": args.deadline, "capacity_per_s": best, "rows": rows}
-    (args.out / f"{result['date']}-{args.name}.svg").write_text(svg(result), "utf-8")
+    (args.out / f"{args.name}.svg").write_text(svg(result), "utf-8")
     write(args.out, args.name, result, page(result))
     print(page(result))
 

@@ -82,7 +82,7 @@ def complete(result, out, started):
     found = result["sections"].get("bench", {})
     if "latency" in found:
         out.mkdir(parents=True, exist_ok=True)
-        result["plot"] = plot(found, out / f"{result['date']}-{name_of(result['gpu'])}")
+        result["plot"] = plot(found, out / name_of(result["gpu"]))
     return page(result)
 
 

@@ -34,9 +34,8 @@ def head(result):
     gpu, m = result["gpu"], result["model"]
     device = (f"{gpu['name']}, {gpu['memory_bytes'] / 2 ** 30:.0f} GiB, compute capability {gpu['compute_capability']}, "
               f"driver {gpu['driver']}; cuBLASLt: {result['cublaslt'] or 'not found'}") if gpu else "none: the CPU, to try this out"
-    lines = [f"# GPU, {gpu['name'] if gpu else 'but on the CPU'}: {result['date']}", "",
-             "Written by `scripts/gpu-check.sh`; the JSON file beside it has every figure, `benches/gpu/README.md` says what "
-             "they mean.", "",
+    lines = [f"# GPU, {gpu['name'] if gpu else 'but on the CPU'}", "",
+             "Written by `scripts/gpu-check.sh`; `benches/gpu/README.md` says what the figures mean.", "",
              f"- GPU: {device}", *headlines(result),
              f"- model: {m['layers']} x {m['hidden']}, feed-forward {m['ffn']}, vocabulary {m['vocabulary']:,}, "
              f"{'random weights' if m['made'] else 'as given'}",

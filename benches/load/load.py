@@ -256,8 +256,8 @@ def table(result):
 
 def report(result):
     m = result["model"]
-    lines = [f"# Load, {result['dtype']}: {result['date']}", "",
-             "Written by `benches/load/load.py`; the JSON file beside it has every request.", "",
+    lines = [f"# Load, {result['dtype']}", "",
+             "Written by `benches/load/load.py`.", "",
              *headlines(result),
              f"- model: {m['layers']} x {m['hidden']}, feed-forward {m['ffn']}, vocabulary {m['vocabulary']:,}",
              f"- {result['how_long']} each, after {result['warm_up']} of each set to warm up; arrivals are Poisson's, and time "
@@ -324,7 +324,7 @@ def arguments():
     parser.add_argument("--timeout", type=float, default=900, help="seconds that the client waits for an answer")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", help="directory of the results")
-    parser.add_argument("--name", help="the results are <date>-<name>.json and .md; default: load-<dtype>")
+    parser.add_argument("--name", help="the results are <name>.json and .md; default: load-<dtype>")
     split = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     args = parser.parse_args(sys.argv[1:split])
     args.options = sys.argv[split + 1:]

@@ -2,28 +2,28 @@
 
     python ../peers/make_checkpoint.py /tmp/one-layer --layers 1 --hidden 32 --heads 2 --ffn 64 --vocabulary 16000
     cargo build --release
-    python overhead.py /tmp/one-layer --ours ../../target/release/reranker [--tei PATH/text-embeddings-router]
+    python overhead.py /tmp/one-layer [--tei PATH/text-embeddings-router]
 
 Each server runs on one core (the client has another), one request at a time over one connection that stays open, so a
 time is the whole of parsing, telling formats apart, tokenising, queueing, computing and answering, and the loopback.
-With --tei the two take turns. Needs Python 3.9 and Linux's taskset; nothing from PyPI. Writes JSON and Markdown.
+With --tei the two take turns. Needs Python 3.9 and Linux's taskset; nothing from PyPI. Writes docs/benchmarks/overhead.*
 """
 import argparse
 import http.client
 import json
 import os
-import platform
 import socket
 import statistics
 import sys
 import tempfile
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from common import metrics
-from common.machine import machine
+from common.machine import ROOT, headlines, machine, provenance, save
 from common.processes import Server, free_port
 
 REQUESTS = HERE.parent / "peers/requests_20.json"
@@ -56,12 +56,12 @@ class Pinned(Server):
     def cpu_ms(self):
         return self.usage().cpu * 1e3
 
-    def stages(self):
-        """Mean milliseconds of each stage, from our own metrics."""
-        since_start = metrics.Change({}, metrics.scrape(self.url))
-        mean = {stage: seconds * 1e3 for stage, seconds in since_start.stages().items()}
-        mean["total"] = (since_start.of_all("reranker_request_seconds_sum")
-                         / since_start.of_all("reranker_request_seconds_count") * 1e3)
+    def stages(self, before):
+        """Mean milliseconds of each stage since that scrape, from our own metrics."""
+        since = metrics.Change(before, metrics.scrape(self.url))
+        mean = {stage: seconds * 1e3 for stage, seconds in since.stages().items()}
+        mean["total"] = (since.of_all("reranker_request_seconds_sum")
+                         / since.of_all("reranker_request_seconds_count") * 1e3)
         return mean
 
 
@@ -71,10 +71,10 @@ def pinned(key, command, environment):
 
 
 def bodies(words):
-    """The requests, as TEI takes them, which both do; documents cut to so many words."""
+    """The requests, as TEI takes them, which both do; documents cut to so many words, or whole if that is 0."""
     for request in json.loads(REQUESTS.read_text())["requests"]:
         body = request["body"]
-        texts = [" ".join(document["content"].split()[:words]) for document in body["documents"]]
+        texts = [" ".join(document["content"].split()[:words or None]) for document in body["documents"]]
         yield json.dumps({"query": body["query"], "texts": texts}).encode()
 
 
@@ -98,67 +98,92 @@ def measure(servers, payloads, rounds, requests):
     return every, cpu
 
 
-def markdown(report):
-    cut = f" of {report['words']} words" if report["words"] else ""
+def markdown(result):
     lines = ["# Server overhead", "",
-             f"{report['requests']} requests of 20 documents each{cut}, one layer of hidden size 32, one core ({report['cpu']}).", "",
+             "Written by `benches/overhead/overhead.py`: requests of 20 documents, one at a time, to a model of one layer of "
+             "hidden size 32, on one core.", "", *headlines(result)]
+    for part in result["parts"]:
+        lines += ["", f"## Documents of {part['words']} words" if part["words"] else "## Whole documents", "", *section(part)]
+    return "\n".join(lines) + "\n"
+
+
+def section(part):
+    lines = [f"{part['requests']} requests.", "",
              "| | p50 ms | p90 ms | p99 ms | mean ms | CPU ms per request |", "|---|---|---|---|---|---|"]
-    for name, row in report["servers"].items():
+    for name, row in part["servers"].items():
         lines.append(f"| {name} | {row['p50']:.2f} | {row['p90']:.2f} | {row['p99']:.2f} | {row['mean']:.2f} | {row['cpu']:.2f} |")
-    if "ratio" in report:
-        lines += ["", f"Ours / TEI: {report['ratio']['p50']:.2f} at the median, {report['ratio']['cpu']:.2f} in CPU time."]
+    if "ratio" in part:
+        lines += ["", f"Ours / TEI: {part['ratio']['p50']:.2f} at the median, {part['ratio']['cpu']:.2f} in CPU time."]
     lines += ["", "Where ours goes, mean ms inside the server: " +
-              ", ".join(f"{stage} {ms:.2f}" for stage, ms in report["stages"].items()) + ".", "", "```"]
-    for name, row in report["servers"].items():
+              ", ".join(f"{stage} {ms:.2f}" for stage, ms in part["stages"].items()) + ".", "", "```"]
+    for name, row in part["servers"].items():
         most = max(count for _, _, count in row["histogram"])
         lines.append(name)
-        lines += [f"  {low:>5} - {high:<5} ms {count:>6} {'#' * round(50 * count / most)}"
+        lines += [f"  {low:>5} - {high:<5} ms {count:>6} {'#' * round(50 * count / most)}".rstrip()
                   for low, high, count in row["histogram"] if count]
-    return "\n".join(lines + ["```", ""])
+    return [*lines, "```"]
+
+
+def part(servers, words, args):
+    """What is measured with documents of so many words."""
+    before = metrics.scrape(servers[0].url)
+    every, cpu = measure(servers, list(bodies(words)), args.rounds, args.requests)
+    found = {"words": words, "requests": args.rounds * args.requests, "stages": servers[0].stages(before),
+             "servers": {name: {**{f"p{p}": metrics.percentile(v, p / 100) for p in (50, 90, 99)},
+                                "mean": statistics.fmean(v), "cpu": cpu[name] / len(v), "histogram": histogram(v)}
+                         for name, v in every.items()}}
+    if "TEI" in every:
+        ours, tei = found["servers"]["ours"], found["servers"]["TEI"]
+        found["ratio"] = {"p50": ours["p50"] / tei["p50"], "cpu": ours["cpu"] / tei["cpu"]}
+    return found
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint")
+    parser.add_argument("--binary", type=Path, default=ROOT / "target/release/reranker")
+    parser.add_argument("--tei", metavar="PROGRAM")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=300, help="per round and server")
+    parser.add_argument("--words", type=int, nargs="+", default=[0, 8], metavar="N",
+                        help="cut documents to so many words, one after the other; 0: all of them")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", help="directory of the results")
+    parser.add_argument("--name", default="overhead", help="the results are <name>.json and .md")
+    args = parser.parse_args()
+    args.binary = args.binary.resolve()
+    return args
+
+
+def servers_of(args, core):
+    one = {"RAYON_NUM_THREADS": "1", "TOKIO_WORKER_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    pin = ["taskset", "-c", str(core)]
+    servers = [pinned("ours", [*pin, str(args.binary), "serve", "--model", args.checkpoint, "--host", "127.0.0.1"],
+                      {"LOG_LEVEL": "warning", **one})]
+    if args.tei:
+        servers.append(pinned("TEI", [*pin, args.tei, "--model-id", args.checkpoint, "--hostname", "127.0.0.1",
+                                      "--dtype", "float32", "--tokenization-workers", "1"], {"LOG_LEVEL": "warn", **one}))
+    return servers
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint")
-    parser.add_argument("--ours", required=True)
-    parser.add_argument("--tei")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=300, help="per round and server")
-    parser.add_argument("--words", type=int, help="cut documents to so many words; all of them if absent")
-    parser.add_argument("--output", type=Path, default=Path("overhead"))
-    a = parser.parse_args()
+    args = arguments()
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise SystemExit("this needs two cores: one for the server, one for the client")
     os.sched_setaffinity(0, {cores[1]})
-    one = {"RAYON_NUM_THREADS": "1", "TOKIO_WORKER_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    quiet = {"LOG_LEVEL": "warning", **one}
-    pin = ["taskset", "-c", str(cores[0])]
-    servers = [pinned("ours", [*pin, a.ours, "serve", "--model", a.checkpoint, "--host", "127.0.0.1"], quiet)]
-    if a.tei:
-        servers.append(pinned("TEI", [*pin, a.tei, "--model-id", a.checkpoint, "--hostname", "127.0.0.1",
-                                      "--dtype", "float32", "--tokenization-workers", "1"], {"LOG_LEVEL": "warn", **one}))
+    servers = servers_of(args, cores[0])
     try:
         with tempfile.TemporaryDirectory() as logs:
             for server in servers:
                 with (Path(logs) / f"{server.key}.log").open("w") as log:
                     server.start(log)
-        every, cpu = measure(servers, list(bodies(a.words)), a.rounds, a.requests)
-        stages = servers[0].stages()
+        parts = [part(servers, words, args) for words in args.words]
     finally:
         for server in servers:
             server.stop()
-    report = {"machine": platform.machine(), "cpu": machine()["cpu"], "requests": a.rounds * a.requests,
-              "words": a.words, "stages": stages,
-              "servers": {name: {**{f"p{p}": metrics.percentile(v, p / 100) for p in (50, 90, 99)},
-                                 "mean": statistics.fmean(v), "cpu": cpu[name] / len(v), "histogram": histogram(v)}
-                          for name, v in every.items()}}
-    if a.tei:
-        ours, tei = report["servers"]["ours"], report["servers"]["TEI"]
-        report["ratio"] = {"p50": ours["p50"] / tei["p50"], "cpu": ours["cpu"] / tei["cpu"]}
-    a.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    a.output.with_suffix(".md").write_text(markdown(report))
-    print(markdown(report))
+    result = {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "command": ["overhead.py", *sys.argv[1:]],
+              **provenance(args.binary), "machine": machine(), "threads": 1, "parts": parts}
+    save(args.out, args.name, result, markdown(result))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Starts each system as a server on a loopback port with the same number of thread
 scores, then sends every request to each of them in turn, in rotating order, so that a drift of the
 machine's speed meets all alike. Reports CPU time and wall time per request, load time and peak
 memory, and each system's speed as a share of what the machine's multiply-add instructions of that
-precision reach, measured in the same run. Writes <date>-cpu-<dtype>.json and a table beside it.
+precision reach, measured in the same run. Writes cpu-<dtype>.json and a page beside it.
 """
 import argparse
 import importlib.metadata
@@ -230,7 +230,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tolerance", type=float, default=1e-4, help="in the logit, in f32")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/benchmarks", help="directory of the results")
-    parser.add_argument("--name", help="the results are <date>-<name>.json and .md; default: cpu-<dtype>")
+    parser.add_argument("--name", help="the results are <name>.json and .md; default: cpu-<dtype>")
     args = parser.parse_args()
     args.peers = PEERS_OF[args.dtype] if args.peers is None else args.peers
     args.name = args.name or f"cpu-{args.dtype}"

@@ -22,8 +22,8 @@ def report(result):
 def head(result):
     m, requests = result["model"], result["requests"]
     return [
-        f"# CPU, {result['dtype']}: {result['date']}", "",
-        "Written by `benches/peers/compare.py`; the JSON file beside it has every run.", "",
+        f"# CPU, {result['dtype']}, {'/'.join(dict.fromkeys(str(r['documents']) for r in requests))} documents", "",
+        "Written by `benches/peers/compare.py`.", "",
         *headlines(result), instructions(result),
         f"- model: {m['layers']} x {m['hidden']}, feed-forward {m['ffn']}, vocabulary {m['vocabulary']:,}: "
         f"{m['weight_bytes'] / 1e9:.2f} GB in f32",

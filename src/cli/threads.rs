@@ -2,7 +2,7 @@
 //! a library.
 
 use std::{
-    env, fs, io,
+    fs, io,
     num::NonZero,
     thread::{self, available_parallelism},
 };
@@ -10,6 +10,8 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use rayon::ThreadPoolBuilder;
 use tokio::runtime::{Builder, Runtime};
+
+use crate::config;
 
 /// Threads for what would hold up the async ones: loading a model, giving memory back. Work on text
 /// has threads of its own.
@@ -37,22 +39,13 @@ pub(super) fn start() -> Result<Runtime> {
 
 /// Starts those that compute.
 pub(super) fn start_computing() -> Result<()> {
-    let threads = computing();
+    let threads = config::computing_threads();
     fit(threads).map_err(|error| too_few(&error))?;
     let pool = ThreadPoolBuilder::new()
         .num_threads(threads)
         .stack_size(STACK)
         .build_global();
     pool.map_err(|error| too_few(&error))
-}
-
-/// How many threads compute: what `RAYON_NUM_THREADS` says, or one for each core.
-fn computing() -> usize {
-    let wanted = env::var("RAYON_NUM_THREADS").unwrap_or_default();
-    match wanted.trim().parse() {
-        Ok(0) | Err(_) => available_parallelism().map_or(1, NonZero::get),
-        Ok(threads) => threads,
-    }
 }
 
 fn too_few(error: &dyn std::error::Error) -> anyhow::Error {

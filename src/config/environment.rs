@@ -2,7 +2,7 @@
 //! env files that were edited on Windows or keep their quotes, and through Kubernetes, which adds
 //! variables of its own.
 
-use std::{collections::BTreeSet, env};
+use std::{collections::BTreeSet, env, num::NonZero, thread::available_parallelism};
 
 use clap::{Arg, Command};
 
@@ -159,6 +159,17 @@ pub(super) fn non_empty(text: Option<&str>) -> Option<String> {
     text.map(str::trim)
         .filter(|text| !text.is_empty())
         .map(str::to_owned)
+}
+
+/// How many threads compute: what `RAYON_NUM_THREADS` says, or one for each core. Rayon reads it by
+/// itself as well, but does not tell the number before it has started the threads.
+pub(crate) fn computing_threads() -> usize {
+    let wanted = env::var_os("RAYON_NUM_THREADS");
+    let wanted = wanted.and_then(|value| value.to_str()?.parse().ok());
+    match wanted {
+        Some(0) | None => available_parallelism().map_or(1, NonZero::get),
+        Some(threads) => threads,
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,10 @@ const DAY: u64 = 86_400;
 /// How the hub is reached and where its files are kept.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the names of the variables that all clients of the hub read"
+)]
 pub struct HubArgs {
     /// Access token for gated or private repositories
     #[arg(long, env = "HF_TOKEN", hide_env_values = true, value_name = "TOKEN")]

@@ -25,6 +25,7 @@ use crate::{
     deadline::Deadline,
     error::Error,
     memory::Lease,
+    metrics::Stage,
     rerank::{Job, Limits, Ranking},
     text_pool::Demand,
 };
@@ -282,13 +283,12 @@ impl App {
             .observe(seconds);
         metrics.documents.observe(ranking.scores.len() as f64);
         for (stage, took) in [
-            ("parse", parsed),
-            ("tokenize", ranking.tokenized),
-            ("queue", ranking.queued),
-            ("compute", ranking.computed),
+            (Stage::Parse, parsed),
+            (Stage::Tokenize, ranking.tokenized),
+            (Stage::Queue, ranking.queued),
+            (Stage::Compute, ranking.computed),
         ] {
-            let stage = metrics.stage_seconds.with_label_values(&[stage]);
-            stage.observe(took.as_secs_f64());
+            metrics.observe_stage(stage, took);
         }
     }
 }

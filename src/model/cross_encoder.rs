@@ -45,6 +45,6 @@ pub struct LoadedModel {
     pub dtype: &'static str,
     /// Tokens to compute at once.
     pub batch_tokens: usize,
-    /// Tokens to compute at once where all of them are of large requests.
+    /// Tokens to compute at once of large requests while small ones come.
     pub turn_tokens: usize,
 }

@@ -20,7 +20,7 @@ const PAIR: usize = 60;
 
 const LIMITS: Limits = Limits {
     batch_tokens: 1536,
-    turn_tokens: 768,
+    turn_tokens: 512,
     batch_pairs: 512,
     queue_pairs: 16_384,
 };

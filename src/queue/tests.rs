@@ -80,19 +80,25 @@ fn small_requests_pass_a_large_one() {
 }
 
 #[test]
-fn large_requests_take_shorter_turns_than_others() {
+fn while_small_requests_come_large_ones_take_shorter_turns() {
     let limits = Limits {
         turn_tokens: 50,
         ..limits(100, 100, 1000)
     };
     let mut queue = Queue::new(limits);
     push(&mut queue, 1, &[50; 4]).unwrap();
-    push(&mut queue, 2, &[50; 5]).unwrap();
+    push(&mut queue, 2, &[50; 7]).unwrap();
     assert_eq!(next(&mut queue), [(1, 0), (1, 1)], "two batches of work");
     assert_eq!(next(&mut queue), [(1, 2), (1, 3)]);
-    for index in 0..5 {
+    for index in 0..3 {
         assert_eq!(next(&mut queue), [(2, index)], "more than that");
     }
+    let later = Forecast {
+        now: 10.0,
+        ..UNKNOWN
+    };
+    let rest = next_at(&mut queue, &later);
+    assert_eq!(rest, [(2, 3), (2, 4)], "no small one for so long");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod formats;
 mod gpu;
 mod guards;
 mod hub;
+mod imports;
 mod load;
 mod memory;
 mod metrics;

@@ -1,14 +1,27 @@
 //! What belongs to a model in a directory, and how much of it is read.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 use serde_json::Value;
 
-use super::ModelFiles;
+/// The files of one model. Each existed, and each weights file was whole, when the model was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFiles {
+    /// `config.json`.
+    pub config: PathBuf,
+    /// `tokenizer.json`.
+    pub tokenizer: PathBuf,
+    /// `model.safetensors`, or all shards in the order of their names.
+    pub weights: Vec<PathBuf>,
+    /// The hub's commit that the files are of; none for a directory.
+    pub commit: Option<String>,
+}
 
 pub(super) const CONFIG: &str = "config.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";

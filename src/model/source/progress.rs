@@ -1,7 +1,9 @@
 //! How a download shows that it goes on: a bar on a terminal, a log line now and then elsewhere.
 
-use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
 
 use indicatif::{ProgressBar, ProgressStyle};
 

@@ -1,8 +1,10 @@
 //! Whether a file of weights is whole: as long as its own header says.
 
-use std::fs::File;
-use std::io::{Read, Seek as _};
-use std::path::Path;
+use std::{
+    fs::File,
+    io::{Read, Seek as _},
+    path::Path,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value};

@@ -1,10 +1,12 @@
 //! A file's contents in the cache, which all commits with the same contents share.
 
-use std::fs::{self, File, TryLockError};
-use std::io;
-use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use super::values::Etag;
 

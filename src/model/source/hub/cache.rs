@@ -2,15 +2,19 @@
 //! contents by etag, `snapshots/<commit>` has a link to a blob for each file, and `refs/<revision>`
 //! holds the commit that a revision stood for last. `hf-hub` knows the layout.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use hf_hub::{CacheRepo, Repo, RepoType};
 
-use super::super::HubModel;
-use super::values::{Commit, Etag};
+use super::{
+    super::name::HubModel,
+    values::{Commit, Etag},
+};
 
 /// Bytes that are read of a reference: more than any commit has, so that a large file in its
 /// place is not read whole.

@@ -1,17 +1,22 @@
 //! Requests to the hub: where they may go, who learns the token, how long they may take.
 
-use std::io::{self, Read as _};
-use std::time::{Duration, Instant};
+use std::{
+    io::{self, Read as _},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, anyhow};
-use ureq::http::{HeaderMap, Response, Uri};
-use ureq::{Agent, Body, Proxy};
+use ureq::{
+    Agent, Body, Proxy,
+    http::{HeaderMap, Response, Uri},
+};
 
-use super::super::{HubSettings, Proxies};
-use super::failure::Failure;
-use super::forward;
-use super::proxy;
-use super::values::excerpt;
+use super::{
+    super::settings::{HubSettings, Proxies},
+    failure::Failure,
+    forward, proxy,
+    values::excerpt,
+};
 
 /// Redirects that are followed for one question.
 const MAX_REDIRECTS: usize = 10;
@@ -102,7 +107,7 @@ impl Client {
 
     /// One request. An answer with any status is an answer.
     fn send(&self, url: &Uri, range: Option<&str>, patience: Patience) -> Result<Answer, Failure> {
-        let proxy = self.proxies.find(url)?;
+        let proxy = proxy::find(&self.proxies, url)?;
         let forwarding = proxy.as_ref().filter(|proxy| forward::is_for(url, proxy));
         let agent = match forwarding {
             Some(proxy) => &forward::agent(agent(), url, proxy),

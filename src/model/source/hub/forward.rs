@@ -2,13 +2,15 @@
 //! line. `ureq` by itself asks for a tunnel, which most proxies refuse to any port but 443.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use ureq::config::Config;
-use ureq::http::Uri;
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport,
+use ureq::{
+    Agent, Error, Proxy, ProxyProtocol,
+    config::Config,
+    http::Uri,
+    unversioned::{
+        resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver},
+        transport::{Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport},
+    },
 };
-use ureq::{Agent, Error, Proxy, ProxyProtocol};
 
 /// Whether requests to `url` are forwarded by the proxy rather than tunnelled through it.
 pub(super) fn is_for(url: &Uri, proxy: &Proxy) -> bool {

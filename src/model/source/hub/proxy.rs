@@ -5,31 +5,29 @@ use std::net::IpAddr;
 use anyhow::{Result, anyhow};
 use ureq::{Proxy, http::Uri};
 
-use super::super::Proxies;
+use super::super::settings::Proxies;
 
-impl Proxies {
-    /// The proxy for requests to `url`, if there is one.
-    pub(super) fn find(&self, url: &Uri) -> Result<Option<Proxy>> {
-        let is_https = url.scheme_str() == Some("https");
-        let (name, address) = if is_https {
-            ("HTTPS_PROXY", &self.https)
-        } else {
-            ("HTTP_PROXY", &self.http)
-        };
-        let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-        let port = url.port_u16().unwrap_or(if is_https { 443 } else { 80 });
-        match address {
-            Some(address) if !is_excepted(&self.except, host, port) => {
-                // The address is not shown, as it may have a password.
-                Proxy::new(address).map(Some).map_err(|_| {
-                    anyhow!(
-                        "{name} (or ALL_PROXY) is not the address of a proxy: write it as \
-                         http://proxy.example:3128 or http://user:password@proxy.example:3128"
-                    )
-                })
-            }
-            _ => Ok(None),
+/// The proxy for requests to `url`, if there is one.
+pub(super) fn find(proxies: &Proxies, url: &Uri) -> Result<Option<Proxy>> {
+    let is_https = url.scheme_str() == Some("https");
+    let (name, address) = if is_https {
+        ("HTTPS_PROXY", &proxies.https)
+    } else {
+        ("HTTP_PROXY", &proxies.http)
+    };
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = url.port_u16().unwrap_or(if is_https { 443 } else { 80 });
+    match address {
+        Some(address) if !is_excepted(&proxies.except, host, port) => {
+            // The address is not shown, as it may have a password.
+            Proxy::new(address).map(Some).map_err(|_| {
+                anyhow!(
+                    "{name} (or ALL_PROXY) is not the address of a proxy: write it as \
+                     http://proxy.example:3128 or http://user:password@proxy.example:3128"
+                )
+            })
         }
+        _ => Ok(None),
     }
 }
 
@@ -135,7 +133,7 @@ mod tests {
     }
 
     fn found(proxies: &Proxies, url: &str) -> Option<String> {
-        let proxy = proxies.find(&url.parse().unwrap()).unwrap();
+        let proxy = find(proxies, &url.parse().unwrap()).unwrap();
         proxy.map(|proxy| shown(&proxy))
     }
 
@@ -160,7 +158,7 @@ mod tests {
             https: Some("gopher://user:secret@x".to_owned()),
             ..Proxies::default()
         };
-        let error = proxies.find(&"https://hub.example".parse().unwrap());
+        let error = find(&proxies, &"https://hub.example".parse().unwrap());
         let message = error.unwrap_err().to_string();
         assert!(message.contains("HTTPS_PROXY") && !message.contains("secret"));
     }

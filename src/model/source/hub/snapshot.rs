@@ -1,23 +1,30 @@
 //! Brings the files of one commit into the cache.
 
-use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{Read, Write as _};
-use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{Read, Write as _},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use ureq::http::Uri;
 
-use super::super::files::{self, INDEX, MAX_WEIGHTS};
-use super::super::progress::{Event, Reporter};
-use super::super::{HubModel, Progress};
-use super::blob::{Blob, Lock};
-use super::cache;
-use super::client::{Answer, header};
-use super::values::{Commit, Etag, excerpt};
-use super::{Failure, Hub};
+use super::{
+    super::{
+        files::{self, INDEX, MAX_WEIGHTS},
+        name::HubModel,
+        progress::{Event, Progress, Reporter},
+    },
+    blob::{Blob, Lock},
+    cache,
+    client::{Answer, header},
+    failure::Failure,
+    session::Hub,
+    values::{Commit, Etag, excerpt},
+};
 
 /// Pause before the next attempt, times the number of fruitless ones but the first.
 const PAUSE: Duration = Duration::from_secs(1);
