@@ -113,40 +113,6 @@ impl<W: DeviceWeights> XlmRoberta<W> {
         pass: &mut P,
         buffers: &mut Buffers<P::Buffer>,
     ) -> Result<Vec<f32>> {
-        pass.embed(&self.embeddings, &mut buffers.hidden)?;
-        for layer in &self.layers {
-            self.layer(layer, pass, buffers)?;
-        }
-        self.last_layer(pass, buffers)?;
-        pass.head(&self.head, &buffers.first)
-    }
-
-    /// From `hidden` to `hidden`.
-    fn layer<P: ForwardPass<W>>(
-        &self,
-        layer: &Layer<W>,
-        pass: &mut P,
-        buffers: &mut Buffers<P::Buffer>,
-    ) -> Result<()> {
-        let Buffers {
-            hidden,
-            wide,
-            context,
-            ..
-        } = buffers;
-        pass.linear((hidden, Rows::Tokens), &layer.qkv, Activation::None, wide)?;
-        pass.attention(Queries::Tokens { qkv: wide }, self.heads, context)?;
-        layer
-            .rest
-            .forward(pass, Rows::Tokens, hidden, (context, wide))
-    }
-
-    /// From `hidden` to `first`: keys and values of every token, everything else of `<s>` only.
-    fn last_layer<P: ForwardPass<W>>(
-        &self,
-        pass: &mut P,
-        buffers: &mut Buffers<P::Buffer>,
-    ) -> Result<()> {
         let Buffers {
             hidden,
             wide,
@@ -154,21 +120,28 @@ impl<W: DeviceWeights> XlmRoberta<W> {
             first,
             queries,
         } = buffers;
-        let LastLayer {
-            queries: queries_linear,
-            keys_values,
-            rest,
-        } = &self.last;
-        pass.gather_first(hidden, self.heads.width(), first)?;
-        let none = Activation::None;
-        pass.linear((first, Rows::Sequences), queries_linear, none, queries)?;
-        pass.linear((hidden, Rows::Tokens), keys_values, none, wide)?;
+        let (heads, none) = (self.heads, Activation::None);
+        pass.embed(&self.embeddings, hidden)?;
+        for layer in &self.layers {
+            pass.linear((hidden, Rows::Tokens), &layer.qkv, none, wide)?;
+            pass.attention(Queries::Tokens { qkv: wide }, heads, context)?;
+            layer
+                .rest
+                .forward(pass, Rows::Tokens, (context, wide), hidden)?;
+        }
+        // The last layer: keys and values of every token, everything else of `<s>` only.
+        let last = &self.last;
+        pass.gather_first(hidden, heads.width(), first)?;
+        pass.linear((first, Rows::Sequences), &last.queries, none, queries)?;
+        pass.linear((hidden, Rows::Tokens), &last.keys_values, none, wide)?;
         let attending = Queries::Sequences {
             queries,
             keys_values: wide,
         };
-        pass.attention(attending, self.heads, context)?;
-        rest.forward(pass, Rows::Sequences, first, (context, wide))
+        pass.attention(attending, heads, context)?;
+        last.rest
+            .forward(pass, Rows::Sequences, (context, wide), first)?;
+        pass.head(&self.head, first)
     }
 }
 
@@ -179,15 +152,11 @@ impl<W: DeviceWeights> AfterQkv<W> {
         &self,
         pass: &mut P,
         rows: Rows,
-        hidden: &mut P::Buffer,
         (context, wide): (&P::Buffer, &mut P::Buffer),
+        hidden: &mut P::Buffer,
     ) -> Result<()> {
-        pass.linear_add_norm(
-            (context, rows),
-            &self.attention_output,
-            &self.attention_norm,
-            hidden,
-        )?;
+        let (attention, norm) = (&self.attention_output, &self.attention_norm);
+        pass.linear_add_norm((context, rows), attention, norm, hidden)?;
         pass.linear((hidden, rows), &self.up, Activation::Gelu, wide)?;
         pass.linear_add_norm((wide, rows), &self.down, &self.output_norm, hidden)
     }
