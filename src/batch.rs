@@ -7,28 +7,28 @@ use std::sync::Arc;
 pub struct Batch {
     /// The tokens of all sequences.
     pub input_ids: Vec<u32>,
-    /// Sequence `i` is `input_ids[offsets[i]..offsets[i + 1]]`; one more entry than there are
+    /// Sequence `i` is `input_ids[cu_seqlens[i]..cu_seqlens[i + 1]]`; one more entry than there are
     /// sequences.
-    pub offsets: Arc<[usize]>,
+    pub cu_seqlens: Arc<[usize]>,
 }
 
 impl Batch {
     /// Packs sequences, none of them empty.
     pub fn pack<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> Self {
-        let (mut input_ids, mut offsets) = (Vec::new(), vec![0]);
+        let (mut input_ids, mut cu_seqlens) = (Vec::new(), vec![0]);
         for sequence in sequences {
             input_ids.extend_from_slice(sequence);
-            offsets.push(input_ids.len());
+            cu_seqlens.push(input_ids.len());
         }
         Self {
             input_ids,
-            offsets: offsets.into(),
+            cu_seqlens: cu_seqlens.into(),
         }
     }
 
     /// The number of sequences.
     pub fn len(&self) -> usize {
-        self.offsets.len() - 1
+        self.cu_seqlens.len() - 1
     }
 
     /// Whether there is nothing to do.
@@ -40,7 +40,7 @@ impl Batch {
     /// There are at least two.
     pub fn halves(&self) -> (Self, Self) {
         let middle = self.input_ids.len().div_ceil(2);
-        let cut = self.offsets.partition_point(|&start| start < middle);
+        let cut = self.cu_seqlens.partition_point(|&start| start < middle);
         let cut = cut.clamp(1, self.len() - 1);
         let part = |from: usize, to: usize| Self::pack(self.sequences().skip(from).take(to - from));
         (part(0, cut), part(cut, self.len()))
@@ -66,7 +66,7 @@ impl Batch {
 
     /// The sequences one by one.
     pub fn sequences(&self) -> impl Iterator<Item = &[u32]> {
-        self.offsets
+        self.cu_seqlens
             .windows(2)
             .map(|ends| &self.input_ids[ends[0]..ends[1]])
     }

@@ -67,8 +67,8 @@ pub struct ModelArgs {
     #[arg(long, env = "RERANKER_REQUIRE_GPU", num_args = 0..=1, default_value = "false", default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL")]
     pub require_gpu: bool,
 
-    /// Implementation of the network; `reference` is slow and independent, for a second opinion on
-    /// a score
+    /// Implementation of the network; `candle` is slow and independent, for a second opinion on a
+    /// score
     #[arg(
         long,
         env = "RERANKER_BACKEND",

@@ -3,14 +3,18 @@
 //! Only this module and [`crate::ops`] know that candle exists. Above it there are [`Batch`]es and
 //! `f32`s.
 
+mod backend;
+mod candle;
 mod config;
+mod cpu;
+mod cross_encoder;
 mod demo;
 mod device;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod growth;
+mod inputs;
 mod names;
-mod reference;
 mod settings;
 pub mod source;
 mod weights;
@@ -21,20 +25,18 @@ use std::{borrow::Cow, time::Instant};
 use anyhow::{Context as _, Result, bail};
 use tracing::info;
 
-pub use self::{
-    config::ModelConfig,
-    settings::{Backend, BuildOptions, Device, Dtype, Settings},
-};
 use self::{
-    reference::Reference,
+    candle::CandleEncoder,
+    cpu::CpuEncoder,
     source::{HubSettings, ModelFiles, Progress, Source},
     weights::Weights,
-    xlm_roberta::XlmRoberta,
 };
-use crate::{
-    batch::Batch,
-    ops::{self, GpuInfo, Precision, Spent},
+pub use self::{
+    config::ModelConfig,
+    cross_encoder::{CrossEncoder, LoadedModel},
+    settings::{Backend, BuildOptions, Device, Dtype, Settings},
 };
+use crate::ops::{self, Precision};
 
 #[cfg(not(feature = "cuda"))]
 const NO_CUDA: &str = "this build has no CUDA support";
@@ -47,45 +49,8 @@ const CPU_BATCH_TOKENS: usize = 1536;
 /// int8 (six layers of the full size, on a Zen 4).
 const CPU_TURN_TOKENS: usize = 512;
 
-/// A model that reads a query and a document together and says how well the second answers the first.
-pub trait CrossEncoder: Send {
-    /// One raw logit per sequence of the batch, in its order. They may be non-finite; the caller checks.
-    ///
-    /// # Errors
-    /// Whatever the device reports, out of memory above all.
-    fn predict(&self, batch: &Batch) -> Result<Vec<f32>>;
-
-    /// Tokens of padding that are computed beside those of the batch.
-    fn padding(&self, batch: &Batch) -> usize;
-
-    /// How many batches so far left the range of fast arithmetic and were computed again in another.
-    fn batches_redone(&self) -> u64 {
-        0
-    }
-
-    /// The time that operations have taken on this thread since this was asked last; none where they are not told apart.
-    fn take_spent(&self) -> Option<Spent> {
-        None
-    }
-}
-
-/// A network, ready to compute.
-pub struct LoadedModel {
-    /// The network itself, once for every worker.
-    pub encoders: Vec<Box<dyn CrossEncoder>>,
-    /// Where it computes: `cpu` or `cuda`.
-    pub device: &'static str,
-    /// The GPUs among that, in the order of the workers.
-    pub gpus: Vec<GpuInfo>,
-    /// In what it computes, by the name that `config.json` would give it.
-    pub dtype: &'static str,
-    /// Tokens to compute at once.
-    pub batch_tokens: usize,
-    /// Tokens to compute at once of large requests while small ones come.
-    pub turn_tokens: usize,
-}
-
-/// A checkpoint whose configuration has been understood and whose weights are mapped but not yet converted.
+/// A checkpoint whose configuration has been understood and whose weights are mapped but not yet
+/// converted.
 pub struct Checkpoint {
     /// Shapes and constants of the network.
     pub config: ModelConfig,
@@ -104,8 +69,17 @@ impl Checkpoint {
     pub fn open(source: &Source, hub: &HubSettings) -> Result<Self> {
         match source::fetch(source, hub, Progress::auto())? {
             Some(files) => Self::from_files(&files),
-            None => demo::checkpoint(),
+            None => Self::demo(),
         }
+    }
+
+    fn demo() -> Result<Self> {
+        Ok(Self {
+            config: ModelConfig::parse(demo::CONFIG)?,
+            tokenizer: demo::TOKENIZER.into(),
+            commit: None,
+            weights: Weights::embedded("the demo model", demo::WEIGHTS)?,
+        })
     }
 
     fn from_files(files: &ModelFiles) -> Result<Self> {
@@ -122,10 +96,12 @@ impl Checkpoint {
         })
     }
 
-    /// Converts the weights and builds the network where it is wanted, or on the CPU where that may be.
+    /// Converts the weights and builds the network where it is wanted, or on the CPU where that may
+    /// be.
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape than the configuration says, by name; no GPU where one is required.
+    /// A tensor that is missing or has another shape than the configuration says, by name; no GPU
+    /// where one is required.
     pub fn build(&self, options: &BuildOptions) -> Result<LoadedModel> {
         let why_not = match device::gpus(&options.device) {
             None => None,
@@ -157,13 +133,13 @@ impl Checkpoint {
         let started = Instant::now();
         let encoder: Box<dyn CrossEncoder> = match (options.backend, precision) {
             (Backend::Native, _) => {
-                Box::new(XlmRoberta::new(&self.config, &self.weights, precision)?)
+                Box::new(CpuEncoder::new(&self.config, &self.weights, precision)?)
             }
-            (Backend::Reference, Precision::F32) => {
-                Box::new(Reference::new(&self.config, &self.weights)?)
+            (Backend::Candle, Precision::F32) => {
+                Box::new(CandleEncoder::new(&self.config, &self.weights)?)
             }
-            (Backend::Reference, _) => bail!(
-                "RERANKER_BACKEND=reference computes in f32 only; RERANKER_DTYPE is {dtype}: unset one of them"
+            (Backend::Candle, _) => bail!(
+                "RERANKER_BACKEND=candle computes in f32 only; RERANKER_DTYPE is {dtype}: unset one of them"
             ),
         };
         let (bytes, seconds) = (self.weights.bytes(), started.elapsed().as_secs_f64());
@@ -180,17 +156,17 @@ impl Checkpoint {
         Ok(encoder)
     }
 
-    /// Examines a GPU with this model: every kernel against a reference, the GPU's peaks, the time of each part of a batch. Also
-    /// tells whether all kernels passed.
+    /// Examines a GPU with this model: every kernel against a reference, the GPU's peaks, the time
+    /// of each part of a batch. Also tells whether all kernels passed.
     ///
     /// # Errors
     /// Why there is no GPU to examine.
     #[cfg(feature = "cuda")]
     pub fn examine_gpu(&self, options: &BuildOptions) -> Result<(serde_json::Value, bool)> {
-        gpu::examine(self, options)
+        gpu::examine(&self.config, &self.weights, options)
     }
 
-    /// What this build has to say to that.
+    /// There is nothing to examine in this build.
     #[cfg(not(feature = "cuda"))]
     pub fn examine_gpu(&self, _options: &BuildOptions) -> Result<(serde_json::Value, bool)> {
         bail!(NO_CUDA)
@@ -198,7 +174,7 @@ impl Checkpoint {
 
     #[cfg(feature = "cuda")]
     fn on_gpus(&self, ordinals: &[usize], options: &BuildOptions) -> Result<LoadedModel> {
-        gpu::build(self, ordinals, options)
+        gpu::build(&self.config, &self.weights, ordinals, options)
     }
 
     #[cfg(not(feature = "cuda"))]
@@ -211,8 +187,8 @@ impl Checkpoint {
     }
 }
 
-/// The most that this processor can do at each dtype: `{"threads", "f32": {"instructions", "gflop_per_s"}, …}`, an integer
-/// operation counted like one in floating point.
+/// The most that this processor can do at each dtype: `{"threads", "f32": {"instructions",
+/// "gflop_per_s"}, …}`, an integer operation counted like one in floating point.
 pub fn peaks() -> serde_json::Value {
     let mut peaks = serde_json::json!({ "threads": rayon::current_num_threads() });
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::Int8] {

@@ -21,7 +21,7 @@ use crate::{
     error::Result,
     memory::Lease,
     metrics::Metrics,
-    model::{self, Backend, Checkpoint, CrossEncoder, LoadedModel},
+    model::{self, Checkpoint, CrossEncoder, LoadedModel},
     ops::GpuInfo,
     queue::{self, Pace},
     scheduler::{self, Scheduler},
@@ -68,7 +68,7 @@ pub struct ModelInfo {
     pub gpus: Vec<GpuInfo>,
     /// The precision of the arithmetic.
     pub dtype: &'static str,
-    /// `native` or `reference`.
+    /// `native` or `candle`.
     pub backend: &'static str,
     /// The most tokens of a pair; longer pairs are truncated.
     pub max_length: usize,
@@ -152,10 +152,7 @@ impl Reranker {
             device,
             gpus,
             dtype,
-            backend: match model.build.backend {
-                Backend::Native => "native",
-                Backend::Reference => "reference",
-            },
+            backend: model.build.backend.name(),
             max_length: model.build.max_length,
         };
         let limits_of_queue = queue::Limits {

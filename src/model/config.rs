@@ -163,7 +163,8 @@ impl Fields<'_> {
         }
     }
 
-    /// `num_labels` is written only where it differs from the length of `id2label`, which is left out when it is 2.
+    /// `num_labels` is written only where it differs from the length of `id2label`, which is left
+    /// out when it is 2.
     fn check_labels(&self) -> Result<()> {
         let (name, labels) = match (self.get("num_labels"), self.get("id2label")) {
             (Some(value), _) => ("num_labels", value.as_u64()),

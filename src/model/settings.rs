@@ -1,4 +1,5 @@
-//! What the operator decides about the model: which one, where from, on which device, in which dtype.
+//! What the operator decides about the model: which one, where from, on which device, in which
+//! dtype.
 
 use std::{fmt, str::FromStr};
 
@@ -28,7 +29,18 @@ pub enum Backend {
     /// Ours: packed sequences, fused operations.
     Native,
     /// The padded model of candle-transformers: slow, independent, for a second opinion on a score.
-    Reference,
+    #[value(alias = "reference")]
+    Candle,
+}
+
+impl Backend {
+    /// As it is typed and shown.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Candle => "candle",
+        }
+    }
 }
 
 /// How weights are kept and multiplied, as asked for.

@@ -47,13 +47,14 @@ impl Bytes {
         }
     }
 
-    /// Tells the kernel that a part has been read for the last time, so that the mapped file and the converted copy
-    /// are not both resident.
+    /// Tells the kernel that a part has been read for the last time, so that the mapped file and
+    /// the converted copy are not both resident.
     #[expect(unsafe_code, reason = "dropping mapped pages")]
     fn release(&self, range: Range<usize>) {
         if let Self::Mapped(map) = self {
-            // SAFETY: the map is a read-only view of a file, never written through: a dropped page is read from the
-            // file again when somebody looks. Not being able to drop it costs memory, nothing else.
+            // SAFETY: the map is a read-only view of a file, never written through: a dropped page
+            // is read from the file again when somebody looks. Not being able to drop it costs
+            // memory, nothing else.
             let _ = unsafe {
                 map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
             };
@@ -111,6 +112,13 @@ impl Weights {
         Ok(())
     }
 
+    /// The gain of a layer norm, then its shift.
+    pub(super) fn read_norm(&self, name: &str, width: usize) -> Result<Vec<f32>> {
+        let mut parameters = self.read(&format!("{name}.weight"), &[width])?;
+        self.append(&format!("{name}.bias"), &[width], &mut parameters)?;
+        Ok(parameters)
+    }
+
     /// One tensor as `f32`, piece by piece in its order; what has been read is let go of.
     #[cfg(feature = "cuda")]
     pub(super) fn for_each_piece(
@@ -134,7 +142,8 @@ impl Weights {
         Ok(())
     }
 
-    /// One large tensor as any type of number, in parallel; what has been read is let go of piece by piece.
+    /// One large tensor as any type of number, in parallel; what has been read is let go of piece
+    /// by piece.
     pub(super) fn read_as<T: Copy + Default + Send>(
         &self,
         name: &str,
@@ -202,8 +211,9 @@ impl Shard {
     fn map(path: &Path) -> Result<Self> {
         let open = || format!("cannot map {}", path.display());
         let file = File::open(path).with_context(open)?;
-        // SAFETY: the map is read-only. Whoever truncates or rewrites the file while the server loads it harms only
-        // this process, as with every program that maps its weights; nothing is read from it after loading.
+        // SAFETY: the map is read-only. Whoever truncates or rewrites the file while the server
+        // loads it harms only this process, as with every program that maps its weights; nothing is
+        // read from it after loading.
         let map = unsafe { Mmap::map(&file) }.with_context(open)?;
         Self::new(path.display().to_string(), Bytes::Mapped(map))
     }
@@ -259,7 +269,8 @@ fn convert(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) -> Result<()> {
     Ok(())
 }
 
-/// Converts a stretch at a time: the bytes need not be aligned, and a whole copy of them would double the memory.
+/// Converts a stretch at a time: the bytes need not be aligned, and a whole copy of them would
+/// double the memory.
 fn append_half<H: Copy>(
     bytes: &[u8],
     from_le: fn([u8; 2]) -> H,

@@ -1,272 +1,164 @@
-//! XLM-RoBERTa (Conneau et al. 2020) with a classification head of one label, over packed sequences.
+//! XLM-RoBERTa (Conneau et al. 2020) with a classification head of one label, over packed
+//! sequences, on any device.
 //!
-//! Reads like the paper and calls only [`crate::ops`]. What differs from the textbook, none of it in the results:
-//! queries, keys and values are one projection; the one row of token-type embeddings is folded into the positions;
-//! the last layer computes what the head reads, the `<s>` row of each sequence, and no more.
+//! Reads like the paper. What differs from the textbook, none of it in the results: queries, keys
+//! and values are one projection; the one row of token-type embeddings is folded into the
+//! positions; the last layer computes what the head reads, the `<s>` row of each sequence, and no
+//! more.
 
-use std::cell::RefCell;
+use anyhow::{Context as _, Result};
 
-use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
-use half::{f16, slice::HalfFloatSliceExt as _};
-use rayon::prelude::*;
-
-use super::{CrossEncoder, ModelConfig, names, weights::Weights};
-use crate::{
-    batch::Batch,
-    ops::{self, Activation, Linear, Norm, Offsets, Precision, Spent},
+use super::{
+    backend::{
+        DeviceWeights, EmbeddingsSpec, ForwardPass, HeadSpec, LinearSpec, NormSpec, Queries, Rows,
+        WeightLoader,
+    },
+    config::ModelConfig,
+    names,
+    weights::Weights,
 };
+use crate::ops::{Activation, Heads};
 
-/// The network. Weights are kept as the precision says; all between the projections is f32.
-pub(super) struct XlmRoberta {
-    embeddings: Embeddings,
-    layers: Vec<Layer>,
-    last: LastLayer,
-    head: Head,
-    /// `[hidden, intermediate]`.
-    widths: [usize; 2],
-    /// Taken while a batch is computed, and lost with a batch that fails: a tensor whose writer panicked cannot be written again.
-    buffers: RefCell<Option<Buffers>>,
-    precision: Precision,
-}
-
-struct Embeddings {
-    /// `[vocabulary, hidden]`, f32 or half of that.
-    words: Tensor,
-    /// `[positions, hidden]`, the token type added.
-    positions: Tensor,
-    norm: Norm,
-    pad_token_id: u32,
+/// The weights of the network, as a device keeps them.
+pub(super) struct XlmRoberta<W: DeviceWeights> {
+    embeddings: W::Embeddings,
+    layers: Vec<Layer<W>>,
+    last: LastLayer<W>,
+    head: W::Head,
+    heads: Heads,
 }
 
 /// A layer for all tokens.
-struct Layer {
-    /// Queries, keys, values.
-    qkv: Linear,
-    rest: AfterQkv,
+struct Layer<W: DeviceWeights> {
+    qkv: W::Linear,
+    rest: AfterQkv<W>,
 }
 
 /// The last layer, of which the head reads one row per sequence.
-struct LastLayer {
-    queries: Linear,
-    keys_values: Linear,
-    rest: AfterQkv,
+struct LastLayer<W: DeviceWeights> {
+    queries: W::Linear,
+    keys_values: W::Linear,
+    rest: AfterQkv<W>,
 }
 
-struct AfterQkv {
-    heads: usize,
-    precision: Precision,
-    attention_output: Linear,
-    attention_norm: Norm,
-    up: Linear,
-    down: Linear,
-    output_norm: Norm,
+struct AfterQkv<W: DeviceWeights> {
+    attention_output: W::Linear,
+    attention_norm: W::Norm,
+    up: W::Linear,
+    down: W::Linear,
+    output_norm: W::Norm,
 }
 
-struct Head {
-    dense: Linear,
-    /// `[hidden]`.
-    output: Tensor,
-    /// `[1]`.
-    output_bias: Tensor,
+/// The activations of one batch, in memory that the next batch uses again.
+pub(super) struct Buffers<B> {
+    /// `[tokens, hidden]`, from layer to layer.
+    hidden: B,
+    /// `[tokens, 3 · hidden]` or `[tokens, intermediate]`.
+    wide: B,
+    /// `[tokens, hidden]`, between attention and its projection.
+    context: B,
+    /// `[sequences, hidden]`, the `<s>` rows.
+    first: B,
+    /// `[sequences, hidden]`, the queries of those.
+    queries: B,
 }
 
-/// Activations of one batch, `[rows, …]` each, in memory that the next batch uses again.
-struct Buffers {
-    hidden: Tensor,
-    qkv: Tensor,
-    context: Tensor,
-    attended: Tensor,
-    expanded: Tensor,
-}
-
-impl Buffers {
-    fn new(rows: usize, [hidden, intermediate]: [usize; 2]) -> candle_core::Result<Self> {
-        let zeros = |width| Tensor::zeros((rows, width), DType::F32, &Device::Cpu);
-        Ok(Self {
-            hidden: zeros(hidden)?,
-            qkv: zeros(3 * hidden)?,
-            context: zeros(hidden)?,
-            attended: zeros(hidden)?,
-            expanded: zeros(intermediate)?,
-        })
-    }
-
-    /// The first rows of each.
-    fn narrow(&self, rows: usize) -> candle_core::Result<Self> {
-        Ok(Self {
-            hidden: self.hidden.narrow(0, 0, rows)?,
-            qkv: self.qkv.narrow(0, 0, rows)?,
-            context: self.context.narrow(0, 0, rows)?,
-            attended: self.attended.narrow(0, 0, rows)?,
-            expanded: self.expanded.narrow(0, 0, rows)?,
-        })
-    }
-}
-
-impl CrossEncoder for XlmRoberta {
-    fn predict(&self, batch: &Batch) -> Result<Vec<f32>> {
-        Ok(self.forward(batch)?.to_vec1()?)
-    }
-
-    fn padding(&self, batch: &Batch) -> usize {
-        ops::linear_padding(batch.input_ids.len(), self.precision)
-    }
-
-    fn take_spent(&self) -> Option<Spent> {
-        Some(ops::take_spent())
-    }
-}
-
-impl XlmRoberta {
+impl<B> Buffers<B> {
+    /// Each of them is allocated by the number of numbers that it holds.
     pub(super) fn new(
         config: &ModelConfig,
-        weights: &Weights,
-        precision: Precision,
+        tokens: usize,
+        sequences: usize,
+        mut alloc: impl FnMut(usize) -> Result<B>,
     ) -> Result<Self> {
-        let reader = Reader {
-            config,
-            weights,
-            precision,
-        };
-        let Some(last) = config.layers.checked_sub(1) else {
-            anyhow::bail!("num_hidden_layers is 0; a model needs at least one layer");
-        };
+        let hidden = config.hidden;
         Ok(Self {
-            embeddings: reader.embeddings()?,
-            layers: (0..last)
-                .into_par_iter()
-                .map(|n| reader.layer(n))
-                .collect::<Result<_>>()?,
-            last: reader.last_layer(last)?,
-            head: reader.head()?,
-            widths: [config.hidden, config.intermediate],
-            buffers: RefCell::default(),
-            precision,
+            hidden: alloc(tokens * hidden)?,
+            wide: alloc(tokens * config.intermediate.max(3 * hidden))?,
+            context: alloc(tokens * hidden)?,
+            first: alloc(sequences * hidden)?,
+            queries: alloc(sequences * hidden)?,
+        })
+    }
+}
+
+impl<W: DeviceWeights> XlmRoberta<W> {
+    /// Takes the weights from the checkpoint.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape than the configuration says, by name.
+    pub(super) fn load<L: WeightLoader<W>>(
+        loader: &L,
+        config: &ModelConfig,
+        weights: &Weights,
+    ) -> Result<Self> {
+        let last = config.layers.checked_sub(1);
+        let last = last.context("num_hidden_layers is 0; a model needs at least one layer")?;
+        let reader = Reader { config, weights };
+        Ok(Self {
+            embeddings: reader.embeddings(loader)?,
+            layers: loader.layers(last, |loader, n| reader.layer(loader, n))?,
+            last: reader.last_layer(loader, last)?,
+            head: reader.head(loader)?,
+            heads: Heads {
+                count: config.heads,
+                size: config.hidden / config.heads,
+            },
         })
     }
 
-    /// Logits, `[sequences]`.
-    fn forward(&self, batch: &Batch) -> candle_core::Result<Tensor> {
-        let all = self.take_buffers(batch.input_ids.len())?;
-        let buffers = all.narrow(batch.input_ids.len())?;
-        self.embeddings.forward(batch, &buffers.hidden)?;
-        for layer in &self.layers {
-            layer.forward(&buffers, &batch.offsets)?;
-        }
-        let first_rows = self.last.forward(&buffers, &batch.offsets)?;
-        let logits = self.head.forward(&first_rows)?;
-        self.buffers.replace(Some(all));
-        Ok(logits)
-    }
-
-    /// Those of the last batch, or new ones where they are too small.
-    fn take_buffers(&self, rows: usize) -> candle_core::Result<Buffers> {
-        match self.buffers.take() {
-            Some(buffers) if buffers.hidden.dim(0)? >= rows => Ok(buffers),
-            too_small => {
-                drop(too_small);
-                Buffers::new(rows, self.widths)
-            }
-        }
-    }
-}
-
-impl Embeddings {
-    fn forward(&self, batch: &Batch, out: &Tensor) -> candle_core::Result<()> {
-        let device = self.words.device();
-        let input_ids = Tensor::new(batch.input_ids.as_slice(), device)?;
-        let position_ids = Tensor::new(batch.position_ids(self.pad_token_id), device)?;
-        let words = self
-            .words
-            .index_select(&input_ids, 0)?
-            .to_dtype(DType::F32)?;
-        let positions = self.positions.index_select(&position_ids, 0)?;
-        out.slice_set(&words, 0, 0)?;
-        ops::residual_layer_norm(out, &positions, &self.norm)
-    }
-}
-
-impl Layer {
-    /// From `hidden` to `hidden`.
-    fn forward(&self, buffers: &Buffers, offsets: &Offsets) -> candle_core::Result<()> {
-        let hidden = buffers.hidden.dim(1)?;
-        self.qkv.forward(&buffers.hidden, &buffers.qkv)?;
-        let q = buffers.qkv.narrow(1, 0, hidden)?;
-        let kv = buffers.qkv.narrow(1, hidden, 2 * hidden)?;
-        self.rest.forward(buffers, (&q, &kv), (offsets, offsets))
-    }
-}
-
-impl LastLayer {
-    /// From `hidden` to `[sequences, hidden]`: keys and values of every token, everything else of `<s>` only.
-    fn forward(&self, buffers: &Buffers, offsets: &Offsets) -> candle_core::Result<Tensor> {
-        let (tokens, hidden) = buffers.hidden.dims2()?;
-        let sequences = offsets.len() - 1;
-        let first = offsets[..sequences].iter().map(|&row| u32::try_from(row));
-        let first: Vec<u32> = first
-            .collect::<Result<_, _>>()
-            .map_err(candle_core::Error::wrap)?;
-        let first = Tensor::new(first, buffers.hidden.device())?;
-        let few = Buffers {
-            hidden: buffers.hidden.index_select(&first, 0)?,
-            ..buffers.narrow(sequences)?
-        };
-        let q = few.hidden.zeros_like()?;
-        self.queries.forward(&few.hidden, &q)?;
-        // Two thirds of the buffer, as a matrix of its own.
-        let kv = buffers
-            .qkv
-            .flatten_all()?
-            .narrow(0, 0, tokens * 2 * hidden)?;
-        let kv = kv.reshape((tokens, 2 * hidden))?;
-        self.keys_values.forward(&buffers.hidden, &kv)?;
-        let query_offsets: Offsets = (0..=sequences).collect();
-        self.rest
-            .forward(&few, (&q, &kv), (&query_offsets, offsets))?;
-        Ok(few.hidden)
-    }
-}
-
-impl AfterQkv {
-    /// Attention, its output projection and the feed-forward layer, each of those with residual and norm: `hidden` is
-    /// the residual first and the result in the end.
-    fn forward(
+    /// The logits of the sequences.
+    pub(super) fn forward<P: ForwardPass<W>>(
         &self,
-        buffers: &Buffers,
-        queries_keys_values: (&Tensor, &Tensor),
-        offsets: (&Offsets, &Offsets),
-    ) -> candle_core::Result<()> {
+        pass: &mut P,
+        buffers: &mut Buffers<P::Buffer>,
+    ) -> Result<Vec<f32>> {
         let Buffers {
             hidden,
+            wide,
             context,
-            attended,
-            expanded,
-            ..
+            first,
+            queries,
         } = buffers;
-        ops::attention(
-            context,
-            queries_keys_values,
-            offsets,
-            self.heads,
-            self.precision,
-        )?;
-        self.attention_output.forward(context, attended)?;
-        ops::residual_layer_norm(attended, hidden, &self.attention_norm)?;
-        self.up.forward(attended, expanded)?;
-        self.down.forward(expanded, hidden)?;
-        ops::residual_layer_norm(hidden, attended, &self.output_norm)
+        let (heads, none) = (self.heads, Activation::None);
+        pass.embed(&self.embeddings, hidden)?;
+        for layer in &self.layers {
+            pass.linear((hidden, Rows::Tokens), &layer.qkv, none, wide)?;
+            pass.attention(Queries::Tokens { qkv: wide }, heads, context)?;
+            layer
+                .rest
+                .forward(pass, Rows::Tokens, (context, wide), hidden)?;
+        }
+        // The last layer: keys and values of every token, everything else of `<s>` only.
+        let last = &self.last;
+        pass.gather_first(hidden, heads.width(), first)?;
+        pass.linear((first, Rows::Sequences), &last.queries, none, queries)?;
+        pass.linear((hidden, Rows::Tokens), &last.keys_values, none, wide)?;
+        let attending = Queries::Sequences {
+            queries,
+            keys_values: wide,
+        };
+        pass.attention(attending, heads, context)?;
+        last.rest
+            .forward(pass, Rows::Sequences, (context, wide), first)?;
+        pass.head(&self.head, first)
     }
 }
 
-impl Head {
-    /// `[sequences, hidden]` → `[sequences]`.
-    fn forward(&self, first_rows: &Tensor) -> candle_core::Result<Tensor> {
-        let features = first_rows.zeros_like()?;
-        self.dense.forward(first_rows, &features)?;
-        // A sum per row instead of a product with one column: its order does not depend on the number of rows.
-        let logits = features.tanh()?.broadcast_mul(&self.output)?.sum(1)?;
-        logits.broadcast_add(&self.output_bias)
+impl<W: DeviceWeights> AfterQkv<W> {
+    /// The output projection of attention and the feed-forward layer, each of those with residual
+    /// and norm: `hidden` is the residual first and the result in the end.
+    fn forward<P: ForwardPass<W>>(
+        &self,
+        pass: &mut P,
+        rows: Rows,
+        (context, wide): (&P::Buffer, &mut P::Buffer),
+        hidden: &mut P::Buffer,
+    ) -> Result<()> {
+        let (attention, norm) = (&self.attention_output, &self.attention_norm);
+        pass.linear_add_norm((context, rows), attention, norm, hidden)?;
+        pass.linear((hidden, rows), &self.up, Activation::Gelu, wide)?;
+        pass.linear_add_norm((wide, rows), &self.down, &self.output_norm, hidden)
     }
 }
 
@@ -274,168 +166,120 @@ impl Head {
 struct Reader<'a> {
     config: &'a ModelConfig,
     weights: &'a Weights,
-    precision: Precision,
 }
 
 impl Reader<'_> {
-    fn embeddings(&self) -> Result<Embeddings> {
+    fn embeddings<W: DeviceWeights>(&self, loader: &impl WeightLoader<W>) -> Result<W::Embeddings> {
         let c = self.config;
-        let token_types = self.weights.read(
-            &names::embeddings("token_type_embeddings.weight"),
-            &[c.token_types, c.hidden],
-        )?;
-        let mut positions = self.weights.read(
-            &names::embeddings("position_embeddings.weight"),
-            &[c.positions, c.hidden],
-        )?;
+        let table = |part: &str, rows: usize| {
+            let name = names::embeddings(&format!("{part}_embeddings.weight"));
+            self.weights.read(&name, &[rows, c.hidden])
+        };
+        let token_types = table("token_type", c.token_types)?;
+        let mut positions = table("position", c.positions)?;
         for row in positions.chunks_exact_mut(c.hidden) {
             for (x, t) in row.iter_mut().zip(&token_types) {
                 *x += t;
             }
         }
-        Ok(Embeddings {
-            words: self.word_embeddings(&names::embeddings("word_embeddings.weight"))?,
-            positions: Tensor::from_vec(positions, (c.positions, c.hidden), &Device::Cpu)?,
-            norm: self.norm(&names::embeddings("LayerNorm"))?,
-            pad_token_id: c.pad_token_id,
+        loader.embeddings(EmbeddingsSpec {
+            tokens: &names::embeddings("word_embeddings.weight"),
+            vocabulary: c.vocabulary,
+            positions,
+            norm: self.norm("embeddings", &names::embeddings("LayerNorm")),
         })
     }
 
-    /// Rows are only looked up: 16 bits take nothing from the speed, and f16 has more of them for the number than bf16.
-    fn word_embeddings(&self, name: &str) -> Result<Tensor> {
-        let shape = [self.config.vocabulary, self.config.hidden];
-        let weights = self.weights;
-        Ok(match self.precision {
-            Precision::F32 => {
-                let numbers = weights.read_as(name, &shape, |numbers, out: &mut [f32]| {
-                    out.copy_from_slice(numbers);
-                })?;
-                Tensor::from_vec(numbers, &shape, &Device::Cpu)?
-            }
-            Precision::F16 | Precision::Bf16 | Precision::Int8 => {
-                let numbers = weights.read_as(name, &shape, |numbers, out: &mut [f16]| {
-                    out.convert_from_f32_slice(numbers);
-                })?;
-                Tensor::from_vec(numbers, &shape, &Device::Cpu)?
-            }
-        })
-    }
-
-    fn layer(&self, n: usize) -> Result<Layer> {
+    fn layer<W: DeviceWeights>(&self, loader: &impl WeightLoader<W>, n: usize) -> Result<Layer<W>> {
         Ok(Layer {
-            qkv: self.attention(n, &["query", "key", "value"])?,
-            rest: self.after_qkv(n)?,
+            qkv: self.attention(loader, n, "qkv", &["query", "key", "value"])?,
+            rest: self.after_qkv(loader, n)?,
         })
     }
 
-    fn last_layer(&self, n: usize) -> Result<LastLayer> {
+    fn last_layer<W: DeviceWeights>(
+        &self,
+        loader: &impl WeightLoader<W>,
+        n: usize,
+    ) -> Result<LastLayer<W>> {
         Ok(LastLayer {
-            queries: self.attention(n, &["query"])?,
-            keys_values: self.attention(n, &["key", "value"])?,
-            rest: self.after_qkv(n)?,
+            queries: self.attention(loader, n, "<s> queries", &["query"])?,
+            keys_values: self.attention(loader, n, "last keys, values", &["key", "value"])?,
+            rest: self.after_qkv(loader, n)?,
         })
     }
 
-    fn attention(&self, n: usize, names: &[&str]) -> Result<Linear> {
-        let at = |name: &&str| names::layer(n, &format!("attention.self.{name}"));
-        let names: Vec<String> = names.iter().map(at).collect();
+    fn attention<W: DeviceWeights>(
+        &self,
+        loader: &impl WeightLoader<W>,
+        n: usize,
+        label: &'static str,
+        parts: &[&str],
+    ) -> Result<W::Linear> {
+        let name = |part: &&str| names::layer(n, &format!("attention.self.{part}"));
+        let names: Vec<String> = parts.iter().map(name).collect();
         let norm_before = match n.checked_sub(1) {
             Some(before) => names::layer(before, "output.LayerNorm"),
             None => names::embeddings("LayerNorm"),
         };
-        let hidden = self.config.hidden;
-        self.linear(
-            &names,
-            (hidden, hidden),
-            Some(&norm_before),
-            Activation::None,
-        )
-    }
-
-    fn after_qkv(&self, n: usize) -> Result<AfterQkv> {
-        let (hidden, wide) = (self.config.hidden, self.config.intermediate);
-        let at = |name: &str| names::layer(n, name);
-        let linear = |name: &str, shape| self.linear(&[at(name)], shape, None, Activation::None);
-        let attention_norm = at("attention.output.LayerNorm");
-        let up = [at("intermediate.dense")];
-        Ok(AfterQkv {
-            heads: self.config.heads,
-            precision: self.precision,
-            attention_output: linear("attention.output.dense", (hidden, hidden))?,
-            attention_norm: self.norm(&attention_norm)?,
-            up: self.linear(&up, (wide, hidden), Some(&attention_norm), Activation::Gelu)?,
-            down: linear("output.dense", (hidden, wide))?,
-            output_norm: self.norm(&at("output.LayerNorm"))?,
+        loader.linear(&LinearSpec {
+            label,
+            names: &names,
+            outputs: self.config.hidden,
+            inputs: self.config.hidden,
+            norm_before: Some(&norm_before),
         })
     }
 
-    /// In f32 whatever the precision: it is read once per sequence.
-    fn head(&self) -> Result<Head> {
-        let hidden = self.config.hidden;
-        let output = self.weights.read(names::OUTPUT_WEIGHT, &[1, hidden])?;
-        let output_bias = self.weights.read(names::OUTPUT_BIAS, &[1])?;
-        let exact = Self {
-            precision: Precision::F32,
-            ..*self
-        };
-        let dense = [names::DENSE.to_owned()];
-        Ok(Head {
-            dense: exact.linear(&dense, (hidden, hidden), None, Activation::None)?,
-            output: Tensor::from_vec(output, hidden, &Device::Cpu)?,
-            output_bias: Tensor::from_vec(output_bias, 1, &Device::Cpu)?,
-        })
-    }
-
-    /// Several projections of the same input as one, of shape `(outputs, inputs)` each. The input may be the output of a
-    /// layer norm, which varies around the norm's shift.
-    fn linear(
+    fn after_qkv<W: DeviceWeights>(
         &self,
-        names: &[String],
-        (outputs, inputs): (usize, usize),
-        norm_before: Option<&str>,
-        activation: Activation,
-    ) -> Result<Linear> {
-        let (mut weight, mut bias) = (Vec::new(), Vec::new());
-        weight.reserve_exact(names.len() * outputs * inputs);
-        for name in names {
-            self.weights
-                .append(&format!("{name}.weight"), &[outputs, inputs], &mut weight)?;
-            self.weights
-                .append(&format!("{name}.bias"), &[outputs], &mut bias)?;
-        }
-        if self.precision == Precision::F16
-            && let Some(large) = weight
-                .iter()
-                .find(|x| x.is_nan() || x.abs() > f16::MAX.to_f32())
-        {
-            anyhow::bail!(
-                "{}: a weight is {large:e}, but f16 ends at {}; use RERANKER_DTYPE=f32 or bf16",
-                names.join(", "),
-                f16::MAX
-            );
-        }
-        let center = match norm_before {
-            Some(norm) => self.weights.read(&format!("{norm}.bias"), &[inputs])?,
-            None => Vec::new(),
+        loader: &impl WeightLoader<W>,
+        n: usize,
+    ) -> Result<AfterQkv<W>> {
+        let (hidden, wide) = (self.config.hidden, self.config.intermediate);
+        let at = |part: &str| names::layer(n, part);
+        let linear = |label, part, (outputs, inputs), norm_before| {
+            loader.linear(&LinearSpec {
+                label,
+                names: &[at(part)],
+                outputs,
+                inputs,
+                norm_before,
+            })
         };
-        Ok(Linear::new(
-            &weight,
-            bias,
-            &center,
-            activation,
-            self.precision,
-        ))
+        let norm = at("attention.output.LayerNorm");
+        let square = (hidden, hidden);
+        Ok(AfterQkv {
+            attention_output: linear("attention output", "attention.output.dense", square, None)?,
+            attention_norm: loader.norm(&self.norm("attention norm", &norm))?,
+            up: linear("up", "intermediate.dense", (wide, hidden), Some(&norm))?,
+            down: linear("down", "output.dense", (hidden, wide), None)?,
+            output_norm: loader.norm(&self.norm("output norm", &at("output.LayerNorm")))?,
+        })
     }
 
-    fn norm(&self, name: &str) -> Result<Norm> {
+    fn head<W: DeviceWeights>(&self, loader: &impl WeightLoader<W>) -> Result<W::Head> {
         let hidden = self.config.hidden;
-        let mut parameters = self.weights.read(&format!("{name}.weight"), &[hidden])?;
-        self.weights
-            .append(&format!("{name}.bias"), &[hidden], &mut parameters)?;
-        Ok(Norm {
-            parameters: Tensor::from_vec(parameters, (2, hidden), &Device::Cpu)?,
+        loader.head(HeadSpec {
+            dense: LinearSpec {
+                label: "head dense",
+                names: &[names::DENSE.to_owned()],
+                outputs: hidden,
+                inputs: hidden,
+                norm_before: None,
+            },
+            output: self.weights.read(names::OUTPUT_WEIGHT, &[1, hidden])?,
+            output_bias: self.weights.read(names::OUTPUT_BIAS, &[1])?,
+        })
+    }
+
+    fn norm<'a>(&self, label: &'static str, name: &'a str) -> NormSpec<'a> {
+        NormSpec {
+            label,
+            name,
+            width: self.config.hidden,
             #[expect(clippy::cast_possible_truncation, reason = "the arithmetic is in f32")]
             eps: self.config.layer_norm_eps as f32,
-        })
+        }
     }
 }

@@ -6,21 +6,21 @@ const LINE: usize = 64;
 
 /// A slice whose first element lies at the beginning of a cache line.
 #[derive(Default)]
-pub(super) struct Aligned<T> {
+pub(crate) struct Aligned<T> {
     data: Vec<T>,
     start: usize,
     len: usize,
 }
 
 impl<T: Copy + Default> Aligned<T> {
-    pub(super) fn zeroed(len: usize) -> Self {
+    pub(crate) fn zeroed(len: usize) -> Self {
         let data = vec![T::default(); len + LINE / size_of::<T>()];
         let start = data.as_ptr().align_offset(LINE);
         Self { data, start, len }
     }
 
     /// The first `len` elements, with whatever they held before; grown where there are fewer.
-    pub(super) fn scratch(&mut self, len: usize) -> &mut [T] {
+    pub(crate) fn scratch(&mut self, len: usize) -> &mut [T] {
         if self.len < len {
             *self = Self::zeroed(len);
         }

@@ -1,91 +1,92 @@
-//! Variable-length attention on the CPU: per sequence and head, two small matrix products around a softmax.
+//! Variable-length attention on the CPU: per sequence and head, two small matrix products around a
+//! softmax.
 //!
-//! The scores are computed **transposed**, keys down and queries across: the softmax over keys is one lane per query then, without a
-//! sum across a vector, and its result lies as the left operand of the second product, a query to a row. Scores are there for one
-//! panel of queries at a time, so scratch is `columns · length` however many queries there are. candle-nn's
+//! The scores are computed **transposed**, keys down and queries across: the softmax over keys is
+//! one lane per query then, without a sum across a vector, and its result lies as the left operand
+//! of the second product, a query to a row. Scores are there for one panel of queries at a time, so
+//! scratch is `columns · length` however many queries there are. candle-nn's
 //! `flash_attn_varlen_cpu`, a row at a time, is the slow reference of the tests.
 
 use std::{cell::RefCell, ops::Range};
 
-use candle_core::{CpuStorage, InplaceOp3, Layout, Result, bail};
+use anyhow::{Result, ensure};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
-    Offsets,
     aligned::Aligned,
-    contiguous_mut,
-    disjoint::Disjoint,
+    disjoint::OutputView,
     matmul::{
-        rows::{Activations, Encoder, Form, pair_bf16},
-        tile::{Numbers, Tile},
+        kernels,
+        pack::{LhsFormat, LhsType, Packer, pair_bf16},
+        tile::{LaneType, Tile},
     },
+    precision::Precision,
     simd,
     softmax::softmax,
 };
 
-/// See [`super::attention()`] for the shapes.
-pub(super) struct Attention {
-    pub(super) query_offsets: Offsets,
-    pub(super) offsets: Offsets,
-    pub(super) heads: usize,
+/// The rows of packed sequences, in some columns of a matrix.
+#[derive(Clone, Copy)]
+pub(crate) struct PackedRows<'a> {
+    /// From the first of these columns on.
+    pub(crate) data: &'a [f32],
+    /// From the beginning of one row to that of the next.
+    pub(crate) stride: usize,
+    /// Sequence `i` has the rows `cu_seqlens[i]..cu_seqlens[i + 1]`: from 0 to the total.
+    pub(crate) cu_seqlens: &'a [usize],
+}
+
+/// Attention heads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heads {
+    pub(crate) count: usize,
+    /// The dimensions of each.
+    pub(crate) size: usize,
+}
+
+/// Softmax attention of every sequence over itself, without padding.
+///
+/// Queries are the first `count · size` columns of theirs; keys are as many of their own and values
+/// as many again. `out [rows of queries, count · size]`.
+pub(crate) fn attention(
+    queries: PackedRows<'_>,
+    keys_values: PackedRows<'_>,
+    heads: Heads,
+    precision: Precision,
+    out: &mut [f32],
+) -> Result<()> {
+    let attention = Attention {
+        queries,
+        keys_values,
+        heads,
+        tile: kernels::for_attention(precision),
+    };
+    attention.run(out)
+}
+
+struct Attention<'a> {
+    queries: PackedRows<'a>,
+    keys_values: PackedRows<'a>,
+    heads: Heads,
     /// For f32 or for bf16.
-    pub(super) tile: &'static Tile,
+    tile: &'static Tile,
 }
 
-impl InplaceOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "variable-length-attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        out: &mut CpuStorage,
-        out_layout: &Layout,
-        queries: &CpuStorage,
-        queries_layout: &Layout,
-        keys_values: &CpuStorage,
-        keys_values_layout: &Layout,
-    ) -> Result<()> {
-        let q = Matrix::new(queries, queries_layout)?;
-        let kv = Matrix::new(keys_values, keys_values_layout)?;
-        self.check(&q, &kv)?;
-        if out_layout.shape().dims2()? != (q.rows, q.width) {
-            bail!(
-                "attention needs {} x {} for its result, not {out_layout:?}",
-                q.rows,
-                q.width
-            );
-        }
-        self.run(&q, &kv, contiguous_mut(out, out_layout)?);
-        Ok(())
+impl Heads {
+    /// The dimensions of all heads, side by side.
+    pub(crate) fn width(self) -> usize {
+        self.count * self.size
     }
 }
 
-/// A matrix whose rows are contiguous but may lie apart, as a view into a wider one.
-struct Matrix<'a> {
-    data: &'a [f32],
-    rows: usize,
-    width: usize,
-    stride: usize,
-}
+impl<'a> PackedRows<'a> {
+    fn rows(&self) -> usize {
+        *self.cu_seqlens.last().unwrap_or(&0)
+    }
 
-impl<'a> Matrix<'a> {
-    fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
-        let (rows, width) = layout.shape().dims2()?;
-        let &[stride, 1] = layout.stride() else {
-            bail!("attention needs contiguous rows, not {layout:?}");
-        };
-        let data = &storage.as_slice::<f32>()?[layout.start_offset()..];
-        if rows > 0 && (rows - 1) * stride + width > data.len() {
-            bail!("attention was given {} floats for {layout:?}", data.len());
-        }
-        Ok(Self {
-            data,
-            rows,
-            width,
-            stride,
-        })
+    fn of_sequence(&self, sequence: usize) -> Range<usize> {
+        self.cu_seqlens[sequence]..self.cu_seqlens[sequence + 1]
     }
 
     /// Some columns of some rows, row by row.
@@ -96,6 +97,22 @@ impl<'a> Matrix<'a> {
     ) -> impl ExactSizeIterator<Item = &'a [f32]> + Clone {
         let (data, stride) = (self.data, self.stride);
         rows.map(move |row| &data[row * stride..][columns.clone()])
+    }
+
+    /// Refuses rows that are not there: each has this width.
+    fn check(&self, width: usize) -> Result<()> {
+        let ends = self.cu_seqlens;
+        ensure!(
+            ends.first() == Some(&0) && ends.windows(2).all(|two| two[0] < two[1]),
+            "cu_seqlens of attention do not ascend from 0"
+        );
+        ensure!(
+            self.rows() == 0 || (self.rows() - 1) * self.stride + width <= self.data.len(),
+            "attention was given {} lane_type for {} rows of {width}",
+            self.data.len(),
+            self.rows()
+        );
+        Ok(())
     }
 }
 
@@ -109,10 +126,11 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// What a task works in. Kept by each thread, since fresh memory costs a page fault for every 4 KiB.
+/// What a task works in. Kept by each thread, since fresh memory costs a page fault for every 4
+/// KiB.
 #[derive(Default)]
 struct Scratch {
-    encoder: Encoder,
+    packer: Packer,
     /// Left panels, a key to a row.
     keys: Aligned<u32>,
     /// Right panels, a dimension of the head to a column.
@@ -127,108 +145,87 @@ struct Scratch {
     context: Aligned<u32>,
 }
 
-impl Attention {
-    fn check(&self, q: &Matrix<'_>, kv: &Matrix<'_>) -> Result<()> {
-        let ascending = |o: &Offsets| o.first() == Some(&0) && o.windows(2).all(|w| w[0] < w[1]);
-        if self.offsets.len() != self.query_offsets.len()
-            || !ascending(&self.offsets)
-            || !ascending(&self.query_offsets)
-            || self.offsets.last() != Some(&kv.rows)
-            || self.query_offsets.last() != Some(&q.rows)
-        {
-            bail!(
-                "attention offsets do not cover {} query and {} key rows",
-                q.rows,
-                kv.rows
-            );
-        }
-        if kv.width != 2 * q.width || !q.width.is_multiple_of(self.heads) {
-            bail!(
-                "attention widths {} and {} do not fit {} heads",
-                q.width,
-                kv.width,
-                self.heads
-            );
-        }
-        Ok(())
-    }
-
-    fn run(&self, q: &Matrix<'_>, kv: &Matrix<'_>, out: &mut [f32]) {
-        let out = Disjoint::new(out, q.width);
-        let heads = (self.offsets.len() - 1) * self.heads;
+impl Attention<'_> {
+    fn run(&self, out: &mut [f32]) -> Result<()> {
+        let (width, count) = (self.heads.width(), self.heads.count);
+        self.queries.check(width)?;
+        self.keys_values.check(2 * width)?;
+        ensure!(
+            self.queries.cu_seqlens.len() == self.keys_values.cu_seqlens.len()
+                && out.len() == self.queries.rows() * width,
+            "attention was given other sequences of queries than of keys, or too little for them"
+        );
+        let out = OutputView::new(out, width);
+        let heads = (self.queries.cu_seqlens.len() - 1) * count;
         let heads = (0..heads).into_par_iter().with_max_len(1);
         heads.for_each(|i| {
             let task = Task {
-                sequence: i / self.heads,
-                head: i % self.heads,
+                sequence: i / count,
+                head: i % count,
             };
-            SCRATCH.with_borrow_mut(|scratch| self.head(&task, (q, kv), &out, scratch));
+            SCRATCH.with_borrow_mut(|scratch| self.head(&task, &out, scratch));
         });
+        Ok(())
     }
 
     /// Computes one head of one sequence, a panel of queries at a time.
-    fn head(
-        &self,
-        task: &Task,
-        (q, kv): (&Matrix<'_>, &Matrix<'_>),
-        out: &Disjoint<'_>,
-        scratch: &mut Scratch,
-    ) {
+    fn head(&self, task: &Task, out: &OutputView<'_>, scratch: &mut Scratch) {
+        let (q, kv) = (self.queries, self.keys_values);
         let tile = self.tile;
-        let (form, depth) = (form(tile), tile.numbers.depth());
-        let d = q.width / self.heads;
+        let (format, packing_factor) = (format(tile), tile.lane_type.packing_factor());
+        let (d, width) = (self.heads.size, self.heads.width());
         let columns = task.head * d..(task.head + 1) * d;
-        let rows = self.offsets[task.sequence]..self.offsets[task.sequence + 1];
+        let rows = kv.of_sequence(task.sequence);
         let length = rows.len();
-        let padded = length.next_multiple_of(tile.rows);
+        let padded = length.next_multiple_of(tile.mr);
 
-        let steps = d.div_ceil(depth);
+        let steps = d.div_ceil(packing_factor);
         let keys = scratch.keys.scratch(padded * steps);
-        scratch.encoder.lay_out(
+        scratch.packer.pack(
             kv.part(rows.clone(), columns.clone()),
-            form,
-            tile.rows,
+            format,
+            tile.mr,
             keys,
         );
-        let value_columns = q.width + columns.start..q.width + columns.end;
-        let steps_of_values = length.div_ceil(depth);
+        let value_columns = width + columns.start..width + columns.end;
+        let steps_of_values = length.div_ceil(packing_factor);
         let values = scratch
             .values
-            .scratch(d.next_multiple_of(tile.columns) * steps_of_values);
-        simd::run(LayOutValues {
+            .scratch(d.next_multiple_of(tile.nr) * steps_of_values);
+        simd::run(PackValues {
             values: kv.part(rows, value_columns),
             steps: steps_of_values,
             tile,
             out: values,
         });
 
-        let query_rows = self.query_offsets[task.sequence]..self.query_offsets[task.sequence + 1];
-        for first in query_rows.clone().step_by(tile.columns) {
-            let some = first..(first + tile.columns).min(query_rows.end);
-            let queries = scratch.queries.scratch(tile.columns * steps);
+        let query_rows = q.of_sequence(task.sequence);
+        for first in query_rows.clone().step_by(tile.nr) {
+            let some = first..(first + tile.nr).min(query_rows.end);
+            let queries = scratch.queries.scratch(tile.nr * steps);
             let rows = q.part(some.clone(), columns.clone());
-            scratch.encoder.lay_out(rows, form, tile.columns, queries);
-            // The last rows of queries may stick out by some words.
-            let scores = scratch.scores.scratch(padded * tile.columns + tile.rows);
+            scratch.packer.pack(rows, format, tile.nr, queries);
+            // The last rows of queries may stick out by some lanes.
+            let scores = scratch.scores.scratch(padded * tile.nr + tile.mr);
             for (keys, scores) in keys
-                .chunks_exact(steps * tile.rows)
-                .zip(scores.chunks_exact_mut(tile.rows * tile.columns))
+                .chunks_exact(steps * tile.mr)
+                .zip(scores.chunks_exact_mut(tile.mr * tile.nr))
             {
-                tile.run((keys, tile.rows), queries, scores, false);
+                tile.run((keys, tile.mr), queries, scores, false);
             }
-            let sums = scratch.sums.scratch(tile.columns);
+            let sums = scratch.sums.scratch(tile.nr);
             softmax(
-                &mut scores[..length * tile.columns],
+                &mut scores[..length * tile.nr],
                 sums,
                 1.0 / (d as f32).sqrt(),
-                tile.numbers,
+                tile.lane_type,
             );
-            let tiles = some.len().div_ceil(tile.rows) * d.div_ceil(tile.columns);
-            let context = scratch.context.scratch(tiles * tile.rows * tile.columns);
-            let mut places = context.chunks_exact_mut(tile.rows * tile.columns);
-            for query in (0..some.len()).step_by(tile.rows) {
-                let weights = (&scores[query..], tile.columns);
-                let panels = values.chunks_exact(steps_of_values * tile.columns);
+            let tiles = some.len().div_ceil(tile.mr) * d.div_ceil(tile.nr);
+            let context = scratch.context.scratch(tiles * tile.mr * tile.nr);
+            let mut places = context.chunks_exact_mut(tile.mr * tile.nr);
+            for query in (0..some.len()).step_by(tile.mr) {
+                let weights = (&scores[query..], tile.nr);
+                let panels = values.chunks_exact(steps_of_values * tile.nr);
                 for (values, place) in panels.zip(&mut places) {
                     tile.run(weights, values, place, false);
                 }
@@ -245,41 +242,42 @@ impl Attention {
     }
 }
 
-fn form(tile: &Tile) -> Form<'static> {
-    Form::plain(match tile.numbers {
-        Numbers::Bf16 => Activations::Bf16,
-        _ => Activations::F32,
+fn format(tile: &Tile) -> LhsFormat<'static> {
+    LhsFormat::plain(match tile.lane_type {
+        LaneType::Bf16 => LhsType::Bf16,
+        _ => LhsType::F32,
     })
 }
 
-/// Values, a row per key, as right panels with a dimension to a column: `[panel][step][dimension]`. Columns of the last panel beyond
-/// the head's size are left as they were; what they give is not read.
-struct LayOutValues<'a, V> {
+/// Values, a row per key, as right panels with a dimension to a column: `[panel][step][dimension]`.
+/// Columns of the last panel beyond the head's size are left as they were; what they give is not
+/// read.
+struct PackValues<'a, V> {
     values: V,
     steps: usize,
     tile: &'a Tile,
     out: &'a mut [u32],
 }
 
-impl<'b, V: Iterator<Item = &'b [f32]> + Clone> WithSimd for LayOutValues<'_, V> {
+impl<'b, V: Iterator<Item = &'b [f32]> + Clone> WithSimd for PackValues<'_, V> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let columns = self.tile.columns;
+        let columns = self.tile.nr;
         let mut high = self.values.clone().skip(self.steps);
         for (step, low) in self.values.take(self.steps).enumerate() {
             let high = high.next().unwrap_or_default();
             for (panel, low) in low.chunks(columns).enumerate() {
-                let words = &mut self.out[(panel * self.steps + step) * columns..][..low.len()];
-                match self.tile.numbers {
-                    Numbers::Bf16 => {
+                let lanes = &mut self.out[(panel * self.steps + step) * columns..][..low.len()];
+                match self.tile.lane_type {
+                    LaneType::Bf16 => {
                         let high = high.chunks(columns).nth(panel).unwrap_or_default();
-                        pair_bf16(low, high, words);
+                        pair_bf16(low, high, lanes);
                     }
                     _ => {
-                        for (word, x) in words.iter_mut().zip(low) {
-                            *word = x.to_bits();
+                        for (lane, x) in lanes.iter_mut().zip(low) {
+                            *lane = x.to_bits();
                         }
                     }
                 }
@@ -296,7 +294,7 @@ struct Write<'a> {
     sums: &'a [f32],
     rows: Range<usize>,
     columns: Range<usize>,
-    out: &'a Disjoint<'a>,
+    out: &'a OutputView<'a>,
 }
 
 impl WithSimd for Write<'_> {
@@ -308,15 +306,16 @@ impl WithSimd for Write<'_> {
     )]
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Tile { rows, columns, .. } = *self.tile;
-        let panels = self.columns.len().div_ceil(columns);
+        let Tile { mr, nr, .. } = *self.tile;
+        let panels = self.columns.len().div_ceil(nr);
         for ((i, row), sum) in self.rows.enumerate().zip(self.sums) {
             let inverse = 1.0 / sum;
-            // SAFETY: a task alone writes the columns of its head in the rows of its sequence, one row after another.
+            // SAFETY: a task alone writes the columns of its head in the rows of its sequence, one
+            // row after another.
             let out = unsafe { self.out.part(row, self.columns.clone()) };
-            for (panel, out) in out.chunks_mut(columns).enumerate() {
-                let tile = i / rows * panels + panel;
-                let context = &self.context[(tile * rows + i % rows) * columns..];
+            for (panel, out) in out.chunks_mut(nr).enumerate() {
+                let tile = i / mr * panels + panel;
+                let context = &self.context[(tile * mr + i % mr) * nr..];
                 for (out, &x) in out.iter_mut().zip(context) {
                     *out = f32::from_bits(x) * inverse;
                 }
@@ -331,49 +330,60 @@ mod tests {
     use candle_nn::attention::flash_attn_varlen_cpu;
 
     use super::*;
-    use crate::ops::{Precision, matmul::tile};
 
-    fn attention(
+    type Lengths<'a> = &'a [usize];
+
+    /// Attention over `qkv [rows, 3 · width]`, or of `queries` of their own over its keys and
+    /// values.
+    fn run(
         tile: &'static Tile,
-        (q, kv): (&Tensor, &Tensor),
-        query_offsets: &Offsets,
-        offsets: &Offsets,
-        heads: usize,
-    ) -> Result<Tensor> {
-        let out = q.zeros_like()?.contiguous()?;
-        let op = Attention {
-            query_offsets: query_offsets.clone(),
-            offsets: offsets.clone(),
+        queries: Option<&[f32]>,
+        qkv: &[f32],
+        lengths: (Lengths<'_>, Lengths<'_>),
+        heads: Heads,
+    ) -> Result<Vec<f32>> {
+        let width = heads.width();
+        let (query_cu_seqlens, cu_seqlens) = (cu_seqlens(lengths.0), cu_seqlens(lengths.1));
+        let mut out = vec![f32::NAN; query_cu_seqlens.last().unwrap() * width];
+        let attention = Attention {
+            queries: PackedRows {
+                data: queries.unwrap_or(qkv),
+                stride: if queries.is_some() { width } else { 3 * width },
+                cu_seqlens: &query_cu_seqlens,
+            },
+            keys_values: PackedRows {
+                data: &qkv[width..],
+                stride: 3 * width,
+                cu_seqlens: &cu_seqlens,
+            },
             heads,
             tile,
         };
-        out.inplace_op3(q, kv, &op)?;
+        attention.run(&mut out)?;
         Ok(out)
     }
 
     /// With how far off each may be: bf16 has 8 bits.
     fn tiles() -> impl Iterator<Item = (&'static Tile, f32)> {
-        tile::all().filter_map(|tile| match tile.numbers {
-            Numbers::F32 => Some((tile, 5e-6)),
-            Numbers::Bf16 => Some((tile, 2e-2)),
+        kernels::all().filter_map(|tile| match tile.lane_type {
+            LaneType::F32 => Some((tile, 5e-6)),
+            LaneType::Bf16 => Some((tile, 2e-2)),
             _ => None,
         })
     }
 
-    fn wave(rows: usize, width: usize, step: usize) -> Tensor {
-        let data: Vec<f32> = (0..rows * width)
+    fn wave(count: usize, step: usize) -> Vec<f32> {
+        (0..count)
             .map(|i| ((i * step % 1009) as f32 - 504.0) / 300.0)
-            .collect();
-        Tensor::from_vec(data, (rows, width), &Device::Cpu).unwrap()
+            .collect()
     }
 
-    fn offsets(lengths: &[usize]) -> Offsets {
-        let mut offsets = vec![0];
-        offsets.extend(lengths.iter().scan(0, |end, n| {
+    fn cu_seqlens(lengths: &[usize]) -> Vec<usize> {
+        let ends = lengths.iter().scan(0, |end, n| {
             *end += n;
             Some(*end)
-        }));
-        offsets.into()
+        });
+        std::iter::once(0).chain(ends).collect()
     }
 
     fn lengths_tensor(lengths: &[usize]) -> Tensor {
@@ -382,37 +392,40 @@ mod tests {
     }
 
     /// Runs ours and candle-nn's on the same fused projection and compares.
-    fn check(lengths: &[usize], heads: usize, d: usize, first_row_only: bool) {
-        let (rows, width) = (lengths.iter().sum::<usize>(), heads * d);
-        let qkv = wave(rows, 3 * width, 37);
-        let key_offsets = offsets(lengths);
-        let (q, query_lengths) = if first_row_only {
-            let first: Vec<u32> = key_offsets[..lengths.len()]
-                .iter()
-                .map(|&o| u32::try_from(o).unwrap())
-                .collect();
-            let first = Tensor::new(first, &Device::Cpu).unwrap();
-            let q = qkv.narrow(1, 0, width).unwrap().contiguous().unwrap();
-            (q.index_select(&first, 0).unwrap(), vec![1; lengths.len()])
-        } else {
-            (qkv.narrow(1, 0, width).unwrap(), lengths.to_vec())
+    fn check(lengths: &[usize], heads: usize, size: usize, first_row_only: bool) {
+        let heads = Heads { count: heads, size };
+        let (rows, width) = (lengths.iter().sum::<usize>(), heads.width());
+        let qkv = wave(rows * 3 * width, 37);
+        let column = |matrix: usize, rows: &[usize]| -> Vec<f32> {
+            let rows = rows.iter();
+            rows.flat_map(|row| &qkv[row * 3 * width + matrix * width..][..width])
+                .copied()
+                .collect()
         };
-        let kv = qkv.narrow(1, width, 2 * width).unwrap();
+        let all: Vec<usize> = (0..rows).collect();
+        let (query_rows, query_lengths) = if first_row_only {
+            let starts = cu_seqlens(lengths)[..lengths.len()].to_vec();
+            (starts, vec![1; lengths.len()])
+        } else {
+            (all.clone(), lengths.to_vec())
+        };
+        let queries = column(0, &query_rows);
 
-        let split =
-            |t: &Tensor, rows: usize| t.contiguous().unwrap().reshape((rows, heads, d)).unwrap();
-        let query_rows = query_lengths.iter().sum();
+        let tensor = |data: Vec<f32>| {
+            let shape = (data.len() / width, heads.count, size);
+            Tensor::from_vec(data, shape, &Device::Cpu).unwrap()
+        };
         let max = *lengths.iter().max().unwrap();
         let slow = flash_attn_varlen_cpu(
-            &split(&q, query_rows),
-            &split(&kv.narrow(1, 0, width).unwrap(), rows),
-            &split(&kv.narrow(1, width, width).unwrap(), rows),
+            &tensor(queries.clone()),
+            &tensor(column(1, &all)),
+            &tensor(column(2, &all)),
             None,
             &lengths_tensor(&query_lengths),
             &lengths_tensor(lengths),
             max,
             max,
-            1.0 / (d as f32).sqrt(),
+            1.0 / (size as f32).sqrt(),
             false,
             None,
             None,
@@ -420,19 +433,12 @@ mod tests {
         .unwrap();
         let slow = slow.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for (tile, tolerance) in tiles() {
-            let fast = attention(
-                tile,
-                (&q, &kv),
-                &offsets(&query_lengths),
-                &key_offsets,
-                heads,
-            )
-            .unwrap();
-            let fast = fast.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let queries = first_row_only.then_some(queries.as_slice());
+            let fast = run(tile, queries, &qkv, (&query_lengths, lengths), heads).unwrap();
             for (fast, slow) in fast.iter().zip(&slow) {
                 assert!(
                     (fast - slow).abs() < tolerance,
-                    "{}: lengths {lengths:?}, {heads} heads of {d}: {fast}, not {slow}",
+                    "{}: lengths {lengths:?}, {heads:?}: {fast}, not {slow}",
                     tile.instructions
                 );
             }
@@ -457,33 +463,28 @@ mod tests {
 
     #[test]
     fn a_sequence_does_not_depend_on_its_neighbours() {
-        let width = 128;
-        let qkv = wave(40, 3 * width, 91);
-        let run = |qkv: &Tensor, lengths: &[usize]| {
-            let (q, kv) = (
-                qkv.narrow(1, 0, width).unwrap(),
-                qkv.narrow(1, width, 2 * width).unwrap(),
-            );
-            let tile = tile::for_attention(Precision::Bf16);
-            attention(tile, (&q, &kv), &offsets(lengths), &offsets(lengths), 2)
-                .unwrap()
-                .to_vec2::<f32>()
-                .unwrap()
+        let heads = Heads { count: 2, size: 64 };
+        let width = heads.width();
+        let qkv = wave(40 * 3 * width, 91);
+        let run = |qkv: &[f32], lengths: &[usize]| {
+            let tile = kernels::for_attention(Precision::Bf16);
+            run(tile, None, qkv, (lengths, lengths), heads).unwrap()
         };
         let together = run(&qkv, &[11, 9, 20]);
-        let alone = run(&qkv.narrow(0, 11, 9).unwrap(), &[9]);
-        assert_eq!(together[11..20], alone);
+        let alone = run(&qkv[11 * 3 * width..20 * 3 * width], &[9]);
+        assert_eq!(together[11 * width..20 * width], alone);
     }
 
     #[test]
-    fn offsets_that_do_not_fit_are_refused() {
-        let (q, kv) = (wave(4, 64, 3), wave(4, 128, 5));
-        for bad in [&[0usize, 3][..], &[0, 2, 2, 4], &[1, 4], &[0, 5]] {
-            let bad: Offsets = bad.into();
-            assert!(
-                attention(tile::best(Precision::F32), (&q, &kv), &bad, &bad, 1).is_err(),
-                "{bad:?}"
-            );
+    fn sequences_that_do_not_fit_are_refused() {
+        let (qkv, heads) = (wave(4 * 192, 3), Heads { count: 1, size: 64 });
+        let tile = kernels::best(Precision::F32);
+        let says = |lengths| run(tile, None, &qkv, lengths, heads).err();
+        assert!(says((&[2, 2], &[2, 2])).is_none());
+        let two: Lengths<'_> = &[2, 2];
+        for bad in [&[3, 0][..], &[5], &[2, 3]] {
+            assert!(says((bad, bad)).is_some(), "{bad:?}");
         }
+        assert!(says((two, &[4])).is_some());
     }
 }

@@ -8,16 +8,16 @@ use std::{
 /// The kinds of operation that time is told apart by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Matrix products with weights, rounding, bias and activation included.
+    /// Matrix products with weights, quantization, bias and activation included.
     Projection,
     /// Attention between its projections.
     Attention,
-    /// Residual and layer norm.
+    /// Residual and layer norm, embeddings included.
     Norm,
 }
 
 impl Operation {
-    /// As metrics call it.
+    /// The name of this kind in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Projection => "projection",
@@ -36,23 +36,28 @@ const NONE: Spent = [
     (Operation::Norm, Duration::ZERO),
 ];
 
-thread_local! {
-    static SPENT: Cell<Spent> = const { Cell::new(NONE) };
-}
+/// Adds up the time that operations take.
+pub(crate) struct Clock(Cell<Spent>);
 
-/// The time that operations called from this thread have taken, since this was asked last.
-pub fn take_spent() -> Spent {
-    SPENT.replace(NONE)
-}
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self(Cell::new(NONE))
+    }
 
-/// Counts the time that this takes.
-pub(super) fn time<T>(operation: Operation, run: impl FnOnce() -> T) -> T {
-    let started = Instant::now();
-    let result = run();
-    let mut spent = SPENT.get();
-    spent[operation as usize].1 += started.elapsed();
-    SPENT.set(spent);
-    result
+    /// Runs something and counts its time.
+    pub(crate) fn time<T>(&self, operation: Operation, run: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let result = run();
+        let mut spent = self.0.get();
+        spent[operation as usize].1 += started.elapsed();
+        self.0.set(spent);
+        result
+    }
+
+    /// The time since this was asked last.
+    pub(crate) fn take(&self) -> Spent {
+        self.0.replace(NONE)
+    }
 }
 
 #[cfg(test)]
@@ -62,17 +67,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_and_each_thread_has_its_own() {
-        take_spent();
+    fn each_kind_has_its_own_and_starts_again() {
+        let clock = Clock::new();
         let pause = || thread::sleep(Duration::from_millis(5));
-        time(Operation::Attention, pause);
-        let elsewhere = thread::spawn(take_spent).join().unwrap();
-        assert!(elsewhere.iter().all(|(_, spent)| spent.is_zero()));
-        for (operation, spent) in take_spent() {
+        clock.time(Operation::Attention, pause);
+        for (operation, spent) in clock.take() {
             let expected = operation == Operation::Attention;
             assert_eq!(spent >= Duration::from_millis(5), expected, "{operation:?}");
             assert_eq!(spent.is_zero(), !expected, "{operation:?}");
         }
-        assert!(take_spent().iter().all(|(_, spent)| spent.is_zero()));
+        assert!(clock.take().iter().all(|(_, spent)| spent.is_zero()));
     }
 }

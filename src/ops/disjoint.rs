@@ -3,7 +3,7 @@
 use std::{marker::PhantomData, ops::Range};
 
 /// A row-major matrix `[rows, width]`, shared between tasks that write to disjoint places.
-pub(super) struct Disjoint<'a> {
+pub(super) struct OutputView<'a> {
     data: *mut f32,
     rows: usize,
     width: usize,
@@ -14,10 +14,11 @@ pub(super) struct Disjoint<'a> {
     unsafe_code,
     reason = "shared between tasks that write to disjoint places"
 )]
-// SAFETY: it stands for an exclusive borrow of plain floats; whoever takes a part promises that no other task takes it.
-unsafe impl Sync for Disjoint<'_> {}
+// SAFETY: it stands for an exclusive borrow of plain floats; whoever takes a part promises that no
+// other task takes it.
+unsafe impl Sync for OutputView<'_> {}
 
-impl<'a> Disjoint<'a> {
+impl<'a> OutputView<'a> {
     pub(super) fn new(data: &'a mut [f32], width: usize) -> Self {
         Self {
             rows: data.len() / width,

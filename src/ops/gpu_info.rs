@@ -5,7 +5,7 @@ use serde::Serialize;
 /// A GPU, as its driver describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GpuInfo {
-    /// Its number, among those that the driver shows to this process.
+    /// The number of this GPU among those that the driver shows to this process.
     pub ordinal: usize,
     /// As `Tesla T4`.
     pub name: String,

@@ -7,47 +7,59 @@ use super::simd;
 
 const TASK_ROWS: usize = 32;
 
-/// `x = norm(x + residual) · gain + shift` row by row; `parameters` is gain and shift end to end.
-pub(super) fn residual_layer_norm(x: &mut [f32], residual: &[f32], parameters: &[f32], eps: f32) {
-    let width = parameters.len() / 2;
+/// What a layer norm has learnt.
+#[derive(Debug)]
+pub(crate) struct LayerNorm {
+    /// `[2, width]`: gain, then shift.
+    pub(crate) parameters: Vec<f32>,
+    /// Added to the variance.
+    pub(crate) eps: f32,
+}
+
+impl LayerNorm {
+    pub(crate) fn width(&self) -> usize {
+        self.parameters.len() / 2
+    }
+}
+
+/// `x = norm(x + residual) · gain + shift` row by row.
+pub(crate) fn add_norm(x: &mut [f32], residual: &[f32], norm: &LayerNorm) {
+    let width = norm.width();
     x.par_chunks_mut(TASK_ROWS * width)
         .zip(residual.par_chunks(TASK_ROWS * width))
-        .for_each(|(x, residual)| {
-            simd::run(Kernel {
-                x,
-                residual,
-                parameters,
-                eps,
-            });
-        });
+        .for_each(|(x, residual)| add_norm_rows(x, residual.chunks_exact(width), norm));
 }
 
-struct Kernel<'a> {
+/// The same for a few rows, on this thread.
+pub(super) fn add_norm_rows<'a>(
+    x: &mut [f32],
+    residual: impl Iterator<Item = &'a [f32]>,
+    norm: &LayerNorm,
+) {
+    simd::run(AddNorm { x, residual, norm });
+}
+
+struct AddNorm<'a, R> {
     x: &'a mut [f32],
-    residual: &'a [f32],
-    parameters: &'a [f32],
-    eps: f32,
+    residual: R,
+    norm: &'a LayerNorm,
 }
 
-impl WithSimd for Kernel<'_> {
+impl<'a, R: Iterator<Item = &'a [f32]>> WithSimd for AddNorm<'_, R> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let width = self.parameters.len() / 2;
-        let (gain, shift) = self.parameters.split_at(width);
-        for (x, residual) in self
-            .x
-            .chunks_exact_mut(width)
-            .zip(self.residual.chunks_exact(width))
-        {
+        let width = self.norm.width();
+        let (gain, shift) = self.norm.parameters.split_at(width);
+        for (x, residual) in self.x.chunks_exact_mut(width).zip(self.residual) {
             for (x, &r) in x.iter_mut().zip(residual) {
                 *x += r;
             }
             // Two passes: the one-pass formula loses the variance of rows with a large mean.
             let mean = simd::sum(x, |v| v) / width as f32;
             let variance = simd::sum(x, |v| (v - mean) * (v - mean)) / width as f32;
-            let scale = 1.0 / (variance + self.eps).sqrt();
+            let scale = 1.0 / (variance + self.norm.eps).sqrt();
             for ((x, &g), &s) in x.iter_mut().zip(gain).zip(shift) {
                 *x = (*x - mean) * scale * g + s;
             }
@@ -90,8 +102,13 @@ mod tests {
                 wave(0.01, 2 * width),
             );
             let mut fast = x.clone();
-            residual_layer_norm(&mut fast, &residual, &parameters, 1e-5);
-            for (fast, slow) in fast.iter().zip(slow(&x, &residual, &parameters, 1e-5)) {
+            let slow = slow(&x, &residual, &parameters, 1e-5);
+            let norm = LayerNorm {
+                parameters,
+                eps: 1e-5,
+            };
+            add_norm(&mut fast, &residual, &norm);
+            for (fast, slow) in fast.iter().zip(slow) {
                 assert!(
                     (f64::from(*fast) - slow).abs() < 2e-5,
                     "{rows}x{width}: {fast} is not {slow}"

@@ -1,110 +1,85 @@
 //! Matrix products with weights that are known in advance.
 //!
-//! `out [rows, outputs] = activation(x [rows, inputs] · weightᵀ + bias)`. Weights are laid out once, at load, as the
-//! micro-kernels ([`tile`]) read them. A product is cut into tasks of some rows and some outputs (all, where there are rows
-//! enough for every thread); each task lays out its rows, then goes through the weights in **blocks** that stay in the
-//! second-level cache while every one of its row panels passes by (Goto and van de Geijn 2008). A tile of sums is finished, with
-//! bias and activation, as soon as it is complete: its outputs are on their way to memory while the next tile is computed.
+//! `out [rows, outputs] = activation(x [rows, inputs] · weightᵀ + bias)`. Weights are packed once,
+//! at load, as the micro-kernels ([`tile`]) read them. A product is cut into tasks of some rows and
+//! some outputs (all, where there are rows enough for every thread); each task packs its rows, then
+//! goes through the weights in **blocks** that stay in the second-level cache while every one of
+//! its row panels passes by (Goto and van de Geijn 2008). A tile of sums goes through the
+//! **epilogue**, bias and activation, as soon as it is complete: its outputs are on their way to
+//! memory while the next tile is computed.
 
-mod finish;
+mod epilogue;
 pub(super) mod int8;
-mod panels;
+pub(super) mod kernels;
+pub(super) mod pack;
 mod prefetch;
-pub(super) mod rows;
 pub(super) mod tile;
+pub(super) mod weights;
 
 use std::{cell::RefCell, ops::Range};
 
 use rayon::prelude::*;
 
 use self::{
-    finish::Finish,
-    panels::Panels,
-    rows::{Encoder, Form},
+    epilogue::Epilogue,
+    pack::{LhsFormat, Packer},
+    weights::PackedWeights,
 };
-use super::{Activation, Precision, aligned::Aligned, disjoint::Disjoint, simd};
+use super::{
+    activation::Activation, aligned::Aligned, disjoint::OutputView, precision::Precision, simd,
+};
 
-/// Rows of a task, at most and at least (but for the last). From about 50 on, reading the weights costs next to nothing beside multiplying.
+/// Rows of a task, at most and at least (but for the last). From about 50 on, reading the weights
+/// costs next to nothing beside multiplying.
 const TASK_ROWS: Range<usize> = 48..192;
-/// Words of one task's rows, so that a block's share of them stays in the second-level cache.
-const TASK_WORDS: usize = 96 * 1024;
-/// Accumulators of one task: what it finishes at a time, again for the second-level cache.
+/// Lanes of one task's rows, so that a block's share of them stays in the second-level cache.
+const TASK_LANES: usize = 96 * 1024;
+/// Accumulators that one task keeps at a time, again for the second-level cache.
 const TASK_SUMS: usize = 24 * 1024;
 /// Tasks per thread, so that none waits long for the last.
 const TASKS_PER_THREAD: usize = 4;
 
-/// A weight matrix as the micro-kernels read it, and its bias.
-pub(super) struct Weight {
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-    panels: Panels,
-    /// Followed by zeros for outputs that fill up the last panel.
-    bias: Vec<f32>,
-    /// What the inputs vary around, if it is known and of use. Its product with the weights is in the bias already.
-    center: Vec<f32>,
-}
-
-impl Weight {
-    /// Lays out `weight [outputs, inputs]`; `center` is what inputs vary around, or empty.
-    pub(super) fn new(
-        weight: &[f32],
-        mut bias: Vec<f32>,
-        center: &[f32],
-        precision: Precision,
-    ) -> Self {
-        let outputs = bias.len();
-        let inputs = weight.len() / outputs;
-        let center = if precision == Precision::Int8 {
-            center.to_vec()
-        } else {
-            Vec::new()
-        };
-        if !center.is_empty() {
-            for (bias, weight) in bias.iter_mut().zip(weight.chunks_exact(inputs)) {
-                *bias += weight.iter().zip(&center).map(|(w, c)| w * c).sum::<f32>();
-            }
-        }
-        let panels = Panels::new(weight, inputs, precision);
-        bias.resize(panels.outputs(), 0.0);
-        Self {
-            inputs,
-            outputs,
-            panels,
-            bias,
-            center,
-        }
-    }
-
-    /// `out [rows, outputs] = activation(x [rows, inputs] · weightᵀ + bias)`.
-    pub(super) fn multiply(&self, x: &[f32], out: &mut [f32], activation: Activation) {
-        let rows = x.len() / self.inputs;
-        assert_eq!(
-            out.len(),
-            rows * self.outputs,
-            "the output has another shape"
-        );
-        let out = Disjoint::new(out, self.outputs);
-        let grid = Grid::new(rows, &self.panels);
-        grid.tasks().for_each(|(rows, panels)| {
-            SCRATCH.with_borrow_mut(|scratch| {
-                let task = Task {
-                    weight: self,
-                    x: &x[rows.start * self.inputs..rows.end * self.inputs],
-                    first_row: rows.start,
-                    rows: rows.len(),
-                    out: &out,
-                    activation,
-                };
-                task.run(panels, scratch);
-            });
+/// `out [rows, outputs] = activation(x [rows, inputs] · weightᵀ + bias)`.
+pub(crate) fn multiply(
+    x: &[f32],
+    weights: &PackedWeights,
+    activation: Activation,
+    out: &mut [f32],
+) {
+    let rows = x.len() / weights.inputs;
+    assert!(
+        x.len() == rows * weights.inputs && out.len() == rows * weights.outputs,
+        "{} numbers cannot go through {} inputs and {} outputs to {}",
+        x.len(),
+        weights.inputs,
+        weights.outputs,
+        out.len()
+    );
+    let out = OutputView::new(out, weights.outputs);
+    let grid = Grid::new(rows, weights);
+    grid.tasks().for_each(|(rows, panels)| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let task = Task {
+                weights,
+                x: &x[rows.start * weights.inputs..rows.end * weights.inputs],
+                first_row: rows.start,
+                rows: rows.len(),
+                out: &out,
+                activation,
+            };
+            task.run(panels, scratch);
         });
-    }
+    });
 }
 
 /// Rows of padding that a product computes beside so many rows.
-pub(super) fn padding(rows: usize, precision: Precision) -> usize {
-    let tile = tile::best(precision);
-    rows.next_multiple_of(tile.rows) - rows
+pub(crate) fn padding(rows: usize, precision: Precision) -> usize {
+    rows.next_multiple_of(kernels::best(precision).mr) - rows
+}
+
+/// The instructions that multiply weights of this precision on this processor.
+pub(crate) fn instructions(precision: Precision) -> &'static str {
+    kernels::best(precision).instructions
 }
 
 /// How a product is cut into tasks.
@@ -116,9 +91,9 @@ struct Grid {
 }
 
 impl Grid {
-    fn new(rows: usize, weight: &Panels) -> Self {
+    fn new(rows: usize, weights: &PackedWeights) -> Self {
         let threads = rayon::current_num_threads();
-        let most = (TASK_WORDS / weight.steps).clamp(TASK_ROWS.start, TASK_ROWS.end);
+        let most = (TASK_LANES / weights.k).clamp(TASK_ROWS.start, TASK_ROWS.end);
         let least = if threads == 1 {
             1
         } else {
@@ -129,14 +104,14 @@ impl Grid {
         let rows_per_task = rows
             .div_ceil(by_rows)
             .max(TASK_ROWS.start)
-            .next_multiple_of(weight.tile.rows);
+            .next_multiple_of(weights.tile.mr);
         let by_rows = rows.div_ceil(rows_per_task);
         let by_panels = if threads == 1 {
             1
         } else {
             (2 * threads).div_ceil(by_rows)
         };
-        let panels = weight.count;
+        let panels = weights.panels;
         Self {
             rows,
             rows_per_task,
@@ -164,41 +139,42 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// What a task works in. Kept by each thread, since fresh memory costs a page fault for every 4 KiB.
+/// What a task works in. Kept by each thread, since fresh memory costs a page fault for every 4
+/// KiB.
 #[derive(Default)]
 struct Scratch {
     lhs: Aligned<u32>,
-    encoder: Encoder,
+    packer: Packer,
     block: Aligned<u32>,
     sums: Aligned<u32>,
 }
 
 /// Some rows times some panels of the weights.
 struct Task<'a> {
-    weight: &'a Weight,
+    weights: &'a PackedWeights,
     /// `[rows, inputs]`.
     x: &'a [f32],
     first_row: usize,
     rows: usize,
-    out: &'a Disjoint<'a>,
+    out: &'a OutputView<'a>,
     activation: Activation,
 }
 
 impl Task<'_> {
     fn run(&self, panels: Range<usize>, scratch: &mut Scratch) {
-        let weight = &self.weight.panels;
-        let tile = weight.tile;
-        let padded_rows = self.rows.next_multiple_of(tile.rows);
-        let lhs = scratch.lhs.scratch(padded_rows * weight.steps);
-        let x = self.x.chunks_exact(self.weight.inputs);
-        let form = Form {
-            activations: weight.activations,
-            center: &self.weight.center,
+        let (weights, tile) = (self.weights, self.weights.tile);
+        let (k, mr) = (weights.k, tile.mr);
+        let padded_rows = self.rows.next_multiple_of(mr);
+        let lhs = scratch.lhs.scratch(padded_rows * k);
+        let x = self.x.chunks_exact(weights.inputs);
+        let format = LhsFormat {
+            lhs_type: weights.lhs_type,
+            mean_shift: &weights.mean_shift,
         };
-        let roundings = scratch.encoder.lay_out(x, form, tile.rows, lhs);
-        let tiles = padded_rows / tile.rows;
-        let tile_len = tile.rows * tile.columns;
-        let blocks = weight.blocks();
+        let params = scratch.packer.pack(x, format, mr, lhs);
+        let tiles = padded_rows / mr;
+        let tile_len = mr * tile.nr;
+        let blocks = weights.blocks();
         let last = blocks.len() - 1;
         // Sums are kept from block to block; where there is one alone, the same tile serves all.
         let (at_once, kept) = match last {
@@ -209,19 +185,21 @@ impl Task<'_> {
         for first in panels.clone().step_by(at_once) {
             for (n, steps) in blocks.clone().enumerate() {
                 for panel in first..(first + at_once).min(panels.end) {
-                    let rhs = weight.block(&steps, panel, &mut scratch.block);
-                    for (i, lhs) in lhs.chunks_exact(weight.steps * tile.rows).enumerate() {
+                    let rhs = weights.block(&steps, panel, &mut scratch.block);
+                    for (i, lhs) in lhs.chunks_exact(k * mr).enumerate() {
                         let place = (panel - first) * kept + i % kept;
                         let sums = &mut sums[place * tile_len..][..tile_len];
-                        let lhs = &lhs[steps.start * tile.rows..steps.end * tile.rows];
-                        tile.run((lhs, tile.rows), rhs, sums, n > 0);
+                        let lhs = &lhs[steps.start * mr..steps.end * mr];
+                        tile.run((lhs, mr), rhs, sums, n > 0);
                         if n == last {
-                            simd::run(Finish {
-                                task: self,
+                            simd::run(Epilogue {
+                                weights,
+                                activation: self.activation,
                                 panel,
-                                first_row: i * tile.rows,
+                                first_row: self.first_row + i * mr,
                                 sums,
-                                roundings,
+                                params: &params[i * mr..self.rows.min((i + 1) * mr)],
+                                out: self.out,
                             });
                         }
                     }
@@ -233,7 +211,7 @@ impl Task<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{tile::LaneType, *};
 
     /// Reproducible numbers in [-1, 1], the same for the same seed.
     fn random(len: usize, seed: u64) -> Vec<f32> {
@@ -265,27 +243,16 @@ mod tests {
         Precision::Int8,
     ];
 
-    /// Every layout that this processor can multiply, and the portable ones.
-    fn weights(weight: &[f32], bias: &[f32], precision: Precision) -> Vec<Weight> {
-        let inputs = weight.len() / bias.len();
-        let tiles = tile::all().filter(|tile| match precision {
-            Precision::F32 | Precision::F16 => tile.numbers == tile::Numbers::F32,
-            Precision::Bf16 => matches!(tile.numbers, tile::Numbers::F32 | tile::Numbers::Bf16),
-            Precision::Int8 => matches!(tile.numbers, tile::Numbers::Int8 | tile::Numbers::Int16),
+    /// Packed for every tile that this processor has, and for the portable ones.
+    fn weights(weight: &[f32], bias: &[f32], precision: Precision) -> Vec<PackedWeights> {
+        let tiles = kernels::all().filter(|tile| match precision {
+            Precision::F32 | Precision::F16 => tile.lane_type == LaneType::F32,
+            Precision::Bf16 => matches!(tile.lane_type, LaneType::F32 | LaneType::Bf16),
+            Precision::Int8 => matches!(tile.lane_type, LaneType::Int8 | LaneType::Int16),
         });
-        let weights = tiles.map(|tile| {
-            let panels = Panels::for_tile(weight, inputs, precision, tile);
-            let mut padded = bias.to_vec();
-            padded.resize(panels.outputs(), 0.0);
-            Weight {
-                inputs,
-                outputs: bias.len(),
-                panels,
-                bias: padded,
-                center: Vec::new(),
-            }
-        });
-        weights.collect()
+        tiles
+            .map(|tile| PackedWeights::for_tile(weight, bias.to_vec(), precision, tile))
+            .collect()
     }
 
     /// Relative to the length of the vectors that are multiplied.
@@ -310,7 +277,7 @@ mod tests {
             for precision in PRECISIONS {
                 for weight in weights(&w, &bias, precision) {
                     let mut out = vec![f32::NAN; rows * outputs];
-                    weight.multiply(&x, &mut out, Activation::None);
+                    multiply(&x, &weight, Activation::None, &mut out);
                     for (i, &got) in out.iter().enumerate() {
                         let (x, w) = (
                             &x[i / outputs * inputs..][..inputs],
@@ -322,7 +289,7 @@ mod tests {
                         assert!(
                             error < tolerance(precision),
                             "{precision:?} with {}: {rows}x{inputs}x{outputs} at {i}: {got}, not {want}",
-                            weight.panels.tile.instructions
+                            weight.tile.instructions
                         );
                     }
                 }
@@ -337,7 +304,7 @@ mod tests {
         let mut results = Vec::new();
         for weight in weights(&w, &random(outputs, 3), Precision::Int8) {
             let mut out = vec![0.0; rows * outputs];
-            weight.multiply(&x, &mut out, Activation::Gelu);
+            multiply(&x, &weight, Activation::Gelu, &mut out);
             results.push(out);
         }
         assert!(results.len() > 1 && results.windows(2).all(|two| two[0] == two[1]));
@@ -348,16 +315,13 @@ mod tests {
         for (inputs, outputs) in [(64, 64), (192, 320), (1024, 300), (4096, 40)] {
             let (x, w) = (random(300 * inputs, 1), random(outputs * inputs, 2));
             for precision in PRECISIONS {
-                let weight = Weight::new(&w, random(outputs, 3), &[], precision);
+                let weight = PackedWeights::new(&w, random(outputs, 3), &[], precision);
                 let mut whole = vec![0.0; 300 * outputs];
-                weight.multiply(&x, &mut whole, Activation::None);
+                multiply(&x, &weight, Activation::None, &mut whole);
                 for rows in [1, 2, 5, 6, 7, 13, 64, 191, 257] {
                     let mut part = vec![0.0; rows * outputs];
-                    weight.multiply(
-                        &x[43 * inputs..][..rows * inputs],
-                        &mut part,
-                        Activation::None,
-                    );
+                    let x = &x[43 * inputs..][..rows * inputs];
+                    multiply(x, &weight, Activation::None, &mut part);
                     assert_eq!(
                         part,
                         whole[43 * outputs..][..rows * outputs],
@@ -369,29 +333,26 @@ mod tests {
     }
 
     #[test]
-    fn a_center_protects_from_outliers_that_are_in_every_row() {
+    fn a_mean_shift_protects_from_outliers_that_are_in_every_row() {
         let (rows, inputs, outputs) = (7, 128, 40);
         let (plain, w) = (random(rows * inputs, 1), random(outputs * inputs, 2));
-        let mut center = random(inputs, 4);
-        center[5] = 1000.0;
+        let mut mean_shift = random(inputs, 4);
+        mean_shift[5] = 1000.0;
         let rows_of = |x: &[f32]| {
             x.chunks(inputs)
                 .flat_map(|row| {
                     row.iter()
-                        .zip(&center)
+                        .zip(&mean_shift)
                         .map(|(x, c)| x + c)
                         .collect::<Vec<_>>()
                 })
                 .collect::<Vec<f32>>()
         };
         let x = rows_of(&plain);
-        let product = |center: &[f32], precision| {
+        let product = |mean_shift: &[f32], precision| {
             let mut out = vec![0.0; rows * outputs];
-            Weight::new(&w, vec![0.0; outputs], center, precision).multiply(
-                &x,
-                &mut out,
-                Activation::None,
-            );
+            let weights = PackedWeights::new(&w, vec![0.0; outputs], mean_shift, precision);
+            multiply(&x, &weights, Activation::None, &mut out);
             out
         };
         let exact = product(&[], Precision::F32);
@@ -402,12 +363,12 @@ mod tests {
                 .fold(0.0, f32::max)
         };
         let (with, without) = (
-            error(product(&center, Precision::Int8)),
+            error(product(&mean_shift, Precision::Int8)),
             error(product(&[], Precision::Int8)),
         );
         assert!(
             with < 0.3 && without > 3.0 * with,
-            "{with} with a center, {without} without"
+            "{with} with a mean shift, {without} without"
         );
     }
 
@@ -420,11 +381,8 @@ mod tests {
                 let mut x = random(3 * inputs, 1);
                 x[inputs + 11] = poison;
                 let mut out = vec![0.0; 3 * outputs];
-                Weight::new(&w, vec![0.0; outputs], &[], precision).multiply(
-                    &x,
-                    &mut out,
-                    Activation::None,
-                );
+                let weights = PackedWeights::new(&w, vec![0.0; outputs], &[], precision);
+                multiply(&x, &weights, Activation::None, &mut out);
                 let rows: Vec<bool> = out
                     .chunks(outputs)
                     .map(|row| row.iter().all(|x| x.is_finite()))

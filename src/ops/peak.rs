@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Precision, matmul::tile};
+use super::{matmul::kernels, precision::Precision};
 
 /// The best rate of one kind of arithmetic.
 #[derive(Debug, Clone, Copy)]
@@ -13,18 +13,18 @@ pub struct Peak {
     pub operations_per_second: f64,
 }
 
-/// Multiplies and adds out of registers on all threads at once, and takes the best of many short runs: a neighbour on
-/// a shared machine only ever makes one slower.
+/// Multiplies and adds out of registers on all threads at once, and takes the best of many short
+/// runs: a neighbour on a shared machine only ever makes one slower.
 pub fn peak(precision: Precision) -> Peak {
     const RUNS: u32 = 25;
     const RUN: Duration = Duration::from_millis(20);
-    let tile = tile::best(precision);
+    let tile = kernels::best(precision);
     let mut rounds = 1000;
     let mut best = 0.0f64;
     let mut runs = 0;
     while runs < RUNS {
         let started = Instant::now();
-        let operations: usize = rayon::broadcast(|_| tile.saturate(rounds))
+        let operations: usize = rayon::broadcast(|_| tile.peak_flops_probe(rounds))
             .into_iter()
             .sum();
         let elapsed = started.elapsed();

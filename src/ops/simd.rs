@@ -1,7 +1,9 @@
-//! Vector building blocks: plain loops that the compiler turns into the widest vectors the processor has.
+//! Vector building blocks: plain loops that the compiler turns into the widest vectors the
+//! processor has.
 //!
-//! Kernels are structs that implement [`pulp::WithSimd`], whose body is inlined into one copy per instruction set;
-//! [`run`] picks the copy at run time, the portable one where nothing better is there. No `unsafe` is needed.
+//! Kernels are structs that implement [`pulp::WithSimd`], whose body is inlined into one copy per
+//! instruction set; [`run`] picks the copy at run time, the portable one where nothing better is
+//! there. No `unsafe` is needed.
 
 use pulp::{Arch, WithSimd};
 
@@ -28,10 +30,12 @@ pub(super) fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 
 /// `e^x` for x ≤ 0, to 2 units in the last place; below -87 it is e^-87, next to nothing.
 ///
-/// Cody-Waite reduction and the minimax polynomial of the Cephes library's `expf` (Moshier, netlib.org/cephes).
+/// Cody-Waite reduction and the minimax polynomial of the Cephes library's `expf` (Moshier,
+/// netlib.org/cephes).
 #[inline(always)]
 pub(super) fn exp_negative(x: f32) -> f32 {
-    // Adding 1.5 · 2²³ rounds to an integer and leaves it in the low bits, where it can be shifted into the exponent.
+    // Adding 1.5 · 2²³ rounds to an integer and leaves it in the low bits, where it can be shifted
+    // into the exponent.
     const ROUND: f32 = 12_582_912.0;
     let x = if x < -87.0 { -87.0 } else { x };
     let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
@@ -47,8 +51,8 @@ pub(super) fn exp_negative(x: f32) -> f32 {
     p.mul_add(r * r, r + 1.0) * power_of_two
 }
 
-/// The error function, to 4e-7 absolutely: a rational minimax approximation on [-4, 4], ±1 beyond (the form used by
-/// Eigen and XLA for single precision).
+/// The error function, to 4e-7 absolutely: a rational minimax approximation on [-4, 4], ±1 beyond
+/// (the form used by Eigen and XLA for single precision).
 #[inline(always)]
 pub(super) fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);

@@ -2,20 +2,21 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::{matmul::tile::Numbers, simd};
+use super::{matmul::tile::LaneType, simd};
 
 /// Queries that are computed side by side.
 const LANES: usize = 16;
 
-/// Turns `scores [key][query]` (bits of f32) into `e^(scale · (score - the query's largest))` and adds them up per query. The division by that
-/// sum is left to the end. The number of queries is a multiple of 16. Of two numbers to a word, the first half of the rows has both
-/// then: row `i` of `n` those of the keys `i` and `i + n`.
-pub(super) fn softmax(scores: &mut [u32], sums: &mut [f32], scale: f32, numbers: Numbers) {
+/// Turns `scores [key][query]` (bits of f32) into `e^(scale · (score - the query's largest))` and
+/// adds them up per query. The division by that sum is left to the end. The number of queries is a
+/// multiple of 16. For bf16 the result is packed in pairs: row `i` of the first `n` holds the keys
+/// `i` and `i + n`.
+pub(super) fn softmax(scores: &mut [u32], sums: &mut [f32], scale: f32, lane_type: LaneType) {
     simd::run(Softmax {
         scores,
         sums,
         scale,
-        numbers,
+        lane_type,
     });
 }
 
@@ -24,7 +25,7 @@ struct Softmax<'a> {
     scores: &'a mut [u32],
     sums: &'a mut [f32],
     scale: f32,
-    numbers: Numbers,
+    lane_type: LaneType,
 }
 
 impl WithSimd for Softmax<'_> {
@@ -37,7 +38,7 @@ impl WithSimd for Softmax<'_> {
         let (sums, _) = self.sums.as_chunks_mut::<LANES>();
         let (keys, steps) = (
             scores.len() / across,
-            (scores.len() / across).div_ceil(self.numbers.depth()),
+            (scores.len() / across).div_ceil(self.lane_type.packing_factor()),
         );
         for (first, sums) in sums.iter_mut().enumerate() {
             let mut largest = [f32::NEG_INFINITY; LANES];
@@ -65,12 +66,14 @@ impl WithSimd for Softmax<'_> {
             for step in 0..steps {
                 let place = step * across + first;
                 let low = exponentials(&scores[place]);
-                scores[place] = match self.numbers {
-                    Numbers::Bf16 if step + steps < keys => {
+                scores[place] = match self.lane_type {
+                    LaneType::Bf16 if step + steps < keys => {
                         let high = exponentials(&scores[place + steps * across]);
-                        std::array::from_fn(|i| round(low[i]) >> 16 | round(high[i]) & 0xffff_0000)
+                        std::array::from_fn(|i| {
+                            round_to_bf16(low[i]) >> 16 | round_to_bf16(high[i]) & 0xffff_0000
+                        })
                     }
-                    Numbers::Bf16 => low.map(|low| round(low) >> 16),
+                    LaneType::Bf16 => low.map(|low| round_to_bf16(low) >> 16),
                     _ => low.map(f32::to_bits),
                 };
             }
@@ -78,10 +81,10 @@ impl WithSimd for Softmax<'_> {
     }
 }
 
-/// The nearest bf16 in the upper half; what lies between two is rounded up. For numbers from 0 to 1; one that is not a number
-/// shows in the sum.
+/// The nearest bf16 in the upper half; what lies between two is rounded up. It is meant for
+/// numbers from 0 to 1; one that is not a number shows in the sum.
 #[inline(always)]
-fn round(x: f32) -> u32 {
+fn round_to_bf16(x: f32) -> u32 {
     x.to_bits().wrapping_add(0x8000)
 }
 
@@ -95,7 +98,7 @@ mod tests {
             let score = |i: usize| ((i * 37 % 101) as f32 - 50.0) / 3.0;
             let mut scores: Vec<u32> = (0..keys * queries).map(|i| score(i).to_bits()).collect();
             let mut sums = vec![0.0; queries];
-            softmax(&mut scores, &mut sums, 0.125, Numbers::F32);
+            softmax(&mut scores, &mut sums, 0.125, LaneType::F32);
             for query in 0..queries {
                 let column =
                     || (0..keys).map(|key| f64::from(score(key * queries + query)) * 0.125);
@@ -112,19 +115,19 @@ mod tests {
     }
 
     #[test]
-    fn two_share_a_word_however_many_keys() {
+    fn two_share_a_lane_however_many_keys() {
         for keys in [1, 2, 7, 8] {
             let scores: Vec<u32> = (0..keys * 32)
                 .map(|i| ((i * 37 % 101) as f32 / 9.0).to_bits())
                 .collect();
             let (mut one, mut two) = (scores.clone(), scores);
             let (mut sums_one, mut sums_two) = (vec![0.0; 32], vec![0.0; 32]);
-            softmax(&mut one, &mut sums_one, 0.125, Numbers::F32);
-            softmax(&mut two, &mut sums_two, 0.125, Numbers::Bf16);
+            softmax(&mut one, &mut sums_one, 0.125, LaneType::F32);
+            softmax(&mut two, &mut sums_two, 0.125, LaneType::Bf16);
             let steps = usize::div_ceil(keys, 2);
-            for (i, &word) in two[..steps * 32].iter().enumerate() {
+            for (i, &lane) in two[..steps * 32].iter().enumerate() {
                 let (low, high) = (one[i], one.get(i + steps * 32).copied().unwrap_or(0));
-                for (got, want) in [(word << 16, low), (word & 0xffff_0000, high)] {
+                for (got, want) in [(lane << 16, low), (lane & 0xffff_0000, high)] {
                     let (got, want) = (f32::from_bits(got), f32::from_bits(want));
                     assert!(
                         (got - want).abs() <= want / 256.0,
@@ -143,7 +146,7 @@ mod tests {
         let mut scores = vec![1.0f32.to_bits(); 3 * 16];
         scores[16 + 5] = f32::NAN.to_bits();
         let mut sums = vec![0.0; 16];
-        softmax(&mut scores, &mut sums, 1.0, Numbers::F32);
+        softmax(&mut scores, &mut sums, 1.0, LaneType::F32);
         let spoilt: Vec<usize> = (0..16).filter(|&query| sums[query].is_nan()).collect();
         assert_eq!(spoilt, [5]);
     }

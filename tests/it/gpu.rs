@@ -223,8 +223,8 @@ fn what_the_gpu_cannot_do_goes_to_the_cpu() {
             "RERANKER_DTYPE=int8 is for the CPU",
         ),
         (
-            &[("RERANKER_BACKEND", "reference")],
-            "RERANKER_BACKEND=reference is for the CPU",
+            &[("RERANKER_BACKEND", "candle")],
+            "RERANKER_BACKEND=candle is for the CPU",
         ),
         (
             &[("DEVICE", "cuda:1")],

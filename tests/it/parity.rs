@@ -205,11 +205,11 @@ fn odd_shapes_and_both_generations_of_config_are_right() {
 }
 
 #[test]
-fn the_reference_backend_agrees() {
+fn the_candle_backend_agrees() {
     let checkpoint = open(&Source::Demo);
     let (native, reference) = (
         build(&checkpoint, Backend::Native),
-        build(&checkpoint, Backend::Reference),
+        build(&checkpoint, Backend::Candle),
     );
     // Its position ids do not skip a literal <pad>, so those golden batches are left out.
     for golden in golden::<Logits>("logits.json").batches {

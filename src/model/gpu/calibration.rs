@@ -1,31 +1,27 @@
-//! How many tokens to compute at once: measured on the GPU itself, because it is the point where a larger batch stops being
-//! cheaper per token.
-
-use std::time::Instant;
+//! How many tokens to compute at once: measured on the GPU itself, because it is the point where a
+//! larger batch stops being cheaper per token.
 
 use anyhow::Result;
 use tracing::info;
 
-use super::GpuXlmRoberta;
-use crate::{batch::Batch, model::CrossEncoder as _};
-
 /// Tokens of a lone request of usual size: 20 chunks of about 100.
 const LONE_REQUEST: usize = 2048;
 const CANDIDATES: [usize; 6] = [512, 1024, LONE_REQUEST, 4096, 8192, 16384];
-/// Tokens of a pair of usual size.
-const PAIR: usize = 128;
-const RUNS: usize = 3;
 /// A share of the best throughput that is as good as the best.
 const GOOD_ENOUGH: f64 = 0.97;
 
 /// Tokens, and the seconds that a batch of so many takes.
 type Point = (usize, f64);
 
-/// The best size of a batch for this model on this GPU; at least one pair of `longest` tokens.
-pub(super) fn batch_tokens(model: &GpuXlmRoberta, longest: usize) -> Result<usize> {
+/// The best size of a batch, of which `measure` tells the seconds; at least one pair of `longest`
+/// tokens.
+pub(super) fn batch_tokens(
+    longest: usize,
+    measure: impl Fn(usize) -> Result<f64>,
+) -> Result<usize> {
     let mut curve: Vec<Point> = Vec::new();
     for tokens in CANDIDATES {
-        let seconds = measure(model, tokens)?;
+        let seconds = measure(tokens)?;
         let lone = curve.iter().find(|point| point.0 == LONE_REQUEST);
         // What cannot be chosen need not be looked at, nor memory be taken for it.
         let too_long = lone.is_some_and(|&(_, lone)| seconds > 2.0 * lone);
@@ -47,8 +43,8 @@ pub(super) fn batch_tokens(model: &GpuXlmRoberta, longest: usize) -> Result<usiz
     Ok(chosen)
 }
 
-/// The smallest batch of nearly the best throughput among those that take at most twice as long as a lone request: whoever
-/// comes while a batch runs must not wait for longer than that.
+/// The smallest batch of nearly the best throughput among those that take at most twice as long as
+/// a lone request: whoever comes while a batch runs must not wait for longer than that.
 fn choose(curve: &[Point]) -> usize {
     let lone = curve
         .iter()
@@ -60,20 +56,6 @@ fn choose(curve: &[Point]) -> usize {
     let best = allowed().map(throughput).fold(0.0, f64::max);
     let chosen = allowed().find(|point| throughput(point) >= GOOD_ENOUGH * best);
     chosen.expect("the lone request itself is allowed").0
-}
-
-/// The least of several runs, after one that finds memory and algorithms.
-fn measure(model: &GpuXlmRoberta, tokens: usize) -> Result<f64> {
-    let pair = model.sample(PAIR);
-    let batch = Batch::pack((0..tokens / pair.len()).map(|_| pair.as_slice()));
-    model.predict(&batch)?;
-    let mut least = f64::INFINITY;
-    for _ in 0..RUNS {
-        let started = Instant::now();
-        model.predict(&batch)?;
-        least = least.min(started.elapsed().as_secs_f64());
-    }
-    Ok(least)
 }
 
 #[cfg(test)]

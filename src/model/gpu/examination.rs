@@ -1,20 +1,17 @@
-//! What `reranker gpu-check` prints: whether this GPU computes rightly, how fast it is at most, and where a batch's time goes.
+//! What `reranker gpu-check` prints: whether this GPU computes rightly, how fast it is at most, and
+//! where a batch's time goes.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::Serialize;
 
-use super::{GpuXlmRoberta, Precision, network::Trace, weight::Activations};
+use super::encoder::GpuEncoder;
 use crate::{
-    batch::Batch,
-    model::{BuildOptions, Checkpoint, CrossEncoder as _, device},
+    model::settings::BuildOptions,
     ops::{
         GpuInfo,
         cuda::{self, Check, Peaks},
     },
 };
-
-/// Tokens of a pair of usual size.
-const PAIR: usize = 128;
 
 #[derive(Serialize)]
 struct Examination {
@@ -30,7 +27,7 @@ struct Examination {
 struct Model {
     dtype: &'static str,
     batch_tokens: usize,
-    /// Of the whole GPU, by whomever.
+    /// Used of the whole GPU's, by whomever.
     memory_used_bytes: usize,
 }
 
@@ -40,7 +37,7 @@ struct Layers {
     tokens: usize,
     sequences: usize,
     launches_per_layer: usize,
-    /// Of a layer for all tokens.
+    /// The mean of layers for all tokens.
     layer_seconds: f64,
     batch_seconds: f64,
     parts: Vec<Part>,
@@ -54,65 +51,41 @@ struct Part {
     launches: usize,
 }
 
-/// Examines the first GPU that is options, as JSON; also whether every kernel passed.
-///
-/// # Errors
-/// Why there is no GPU to examine.
-pub(crate) fn examine(
-    checkpoint: &Checkpoint,
+/// Examines a GPU, as JSON; also tells whether every kernel passed.
+pub(super) fn examine(
+    encoder: &GpuEncoder,
+    dtype: &'static str,
     options: &BuildOptions,
 ) -> Result<(serde_json::Value, bool)> {
-    let ordinals =
-        device::gpus(&options.device).context("DEVICE is cpu; there is no GPU to examine")?;
-    let (precision, dtype) = super::precision(options.dtype)?;
-    let Checkpoint {
-        config, weights, ..
-    } = checkpoint;
-    let model = GpuXlmRoberta::new(config, weights, precision, ordinals[0])?;
-    let kernels = cuda::checks(&model.gpu)?;
-    let peaks = cuda::peaks(&model.gpu)?;
-    let batch_tokens = model.plan_batches(options.batch_tokens, options.max_length)?;
-    let info = model.gpu.info();
+    let kernels = cuda::checks(&encoder.gpu)?;
+    let peaks = cuda::peaks(&encoder.gpu)?;
+    let batch_tokens = encoder.plan_batches(options.batch_tokens, options.max_length)?;
+    let info = encoder.gpu.info();
     let examination = Examination {
         gpu: info.clone(),
         passed: kernels.iter().all(|check| check.passed),
         kernels,
         peaks,
-        layers: match precision {
-            Precision::Half => layers(&model, &model.half, batch_tokens)?,
-            Precision::Full => layers(&model, &model.full, batch_tokens)?,
-        },
+        layers: layers(encoder, batch_tokens)?,
         model: Model {
             dtype,
             batch_tokens,
-            memory_used_bytes: info.memory_bytes - model.gpu.free_memory()?,
+            memory_used_bytes: info.memory_bytes - encoder.gpu.stream.free_memory()?,
         },
     };
     let passed = examination.passed;
     Ok((serde_json::to_value(examination)?, passed))
 }
 
-fn layers<T: Activations>(
-    model: &GpuXlmRoberta,
-    workspace: &std::cell::RefCell<super::Workspace<T>>,
-    tokens: usize,
-) -> Result<Layers> {
-    let pair = model.sample(PAIR);
-    let batch = Batch::pack((0..tokens.div_ceil(pair.len())).map(|_| pair.as_slice()));
-    model.predict(&batch)?; // finds memory and algorithms
-    let mut trace = Trace::new();
-    let plan = model.network.plan(&batch)?;
-    let mut workspace = workspace.borrow_mut();
-    let buffers = workspace
-        .buffers
-        .as_mut()
-        .context("a batch has just been computed")?;
-    model
-        .network
-        .forward(&model.gpu, &plan, buffers, Some(&mut trace))?;
-    let steps = trace
+fn layers(encoder: &GpuEncoder, tokens: usize) -> Result<Layers> {
+    let batch = encoder.sample(tokens);
+    let steps = encoder
+        .trace(&batch)?
         .windows(2)
-        .map(|marks| Ok((marks[1].0, model.gpu.seconds(&marks[0].1, &marks[1].1)?)))
+        .map(|events| {
+            let (first, second) = (&events[0].1, &events[1].1);
+            Ok((events[1].0, encoder.gpu.stream.seconds(first, second)?))
+        })
         .collect::<Result<Vec<_>>>()?;
     Ok(Layers {
         tokens: batch.input_ids.len(),
@@ -121,7 +94,8 @@ fn layers<T: Activations>(
     })
 }
 
-/// Of steps in their order. A layer begins with the projection to queries, keys and values; the last one is another kind.
+/// Sums of steps, which are in their order. A layer begins with the projection to queries, keys and
+/// values; the last one is another kind.
 fn summary(steps: &[(&'static str, f64)]) -> Layers {
     let layers = steps.iter().filter(|step| step.0 == "qkv").count();
     let first = steps.iter().position(|step| step.0 == "qkv").unwrap_or(0);

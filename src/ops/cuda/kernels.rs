@@ -1,17 +1,21 @@
 //! Our kernels, one safe function each. The sources are in `kernels/`.
 //!
-//! **Soundness of every launch here.** The arguments are those of the kernel of that name in `kernels.cu`, in its order and types.
-//! Each function first checks that every buffer holds the rows it promises; what kernels look up by index (words, positions, rows,
-//! tiles) comes from a [`Plan`](crate::model) that the host has checked against the shapes. Buffers cannot be freed while work on them
-//! is under way, because freeing goes to the same stream.
+//! **Soundness of every launch here.** The arguments are those of the kernel of that name in
+//! `kernels.cu`, in its order and types. Each function first checks that every buffer holds the
+//! rows it promises; what kernels look up by index (tokens, positions, rows, tiles) was checked
+//! against the shapes by [`model`](crate::model). Buffers cannot be freed while work on them is
+//! under way, because freeing goes to the same stream.
 
 use std::{collections::HashMap, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
-use cudarc::driver::{CudaFunction, CudaModule, LaunchConfig, PushKernelArg as _};
+use cudarc::driver::{CudaFunction, CudaModule, CudaStream, LaunchConfig, PushKernelArg as _};
 use half::f16;
 
-use super::{Buffer, Gpu, Number, View, ViewMut};
+use super::{
+    memory::{Buffer, View, ViewMut},
+    number::Number,
+};
 
 /// The most queries that a tile of attention may have.
 pub const TILE_QUERIES: usize = 64;
@@ -42,19 +46,6 @@ const NAMES: [&str; 15] = [
     "widen",
 ];
 
-/// The kernels, loaded.
-pub(super) struct Kernels(HashMap<&'static str, CudaFunction>);
-
-impl Kernels {
-    pub(super) fn load(module: &Arc<CudaModule>) -> Result<Self> {
-        let load = |name| {
-            let function = module.load_function(name);
-            Ok((name, function.with_context(|| format!("kernel {name}"))?))
-        };
-        NAMES.into_iter().map(load).collect::<Result<_>>().map(Self)
-    }
-}
-
 /// Gain and shift, `[2, width]`, of a layer norm, and what is added to the variance.
 pub struct Norm {
     /// On the GPU.
@@ -75,24 +66,42 @@ pub struct Qkv<'a, T> {
     pub key_stride: usize,
 }
 
-/// Which words stand where, on the GPU.
-pub struct Words<'a> {
-    /// Rows of the table of words.
-    pub ids: View<'a, u32>,
+/// Which rows of the tables of embeddings stand where, on the GPU.
+pub struct Rows<'a> {
+    /// Rows of the table of tokens.
+    pub tokens: View<'a, u32>,
     /// Rows of the table of positions.
     pub positions: View<'a, u32>,
 }
 
-impl Gpu {
-    /// `out[i] = norm(words[ids[i]] + positions[positions[i]])`. `words` is `[vocabulary, width]`, `positions` `[positions, width]`.
+/// The kernels, loaded, and the stream on which they are launched.
+pub struct Kernels {
+    functions: HashMap<&'static str, CudaFunction>,
+    stream: Arc<CudaStream>,
+}
+
+impl Kernels {
+    pub(super) fn load(module: &Arc<CudaModule>, stream: &Arc<CudaStream>) -> Result<Self> {
+        let load = |name| {
+            let function = module.load_function(name);
+            Ok((name, function.with_context(|| format!("kernel {name}"))?))
+        };
+        Ok(Self {
+            functions: NAMES.into_iter().map(load).collect::<Result<_>>()?,
+            stream: Arc::clone(stream),
+        })
+    }
+
+    /// `out[i] = norm(tokens[at.tokens[i]] + positions[at.positions[i]])`. `tokens` is
+    /// `[vocabulary, width]`, `positions` `[positions, width]`.
     pub fn embed<W: Number, T: Number>(
         &self,
-        (words, positions): (&Buffer<W>, &Buffer<f32>),
-        at: &Words<'_>,
+        (tokens, positions): (&Buffer<W>, &Buffer<f32>),
+        at: &Rows<'_>,
         norm: &Norm,
         out: &mut ViewMut<'_, T>,
     ) -> Result<()> {
-        let (rows, width) = (at.ids.len(), norm.parameters.len() / 2);
+        let (rows, width) = (at.tokens.len(), norm.parameters.len() / 2);
         check_width(width)?;
         ensure!(
             at.positions.len() == rows && out.len() >= rows * width,
@@ -102,9 +111,9 @@ impl Gpu {
         let name = format!("embed_{}_{}", W::NAME, T::NAME);
         let mut launch = self.stream.launch_builder(self.kernel(&name)?);
         launch
-            .arg(words)
+            .arg(tokens)
             .arg(positions)
-            .arg(&at.ids)
+            .arg(&at.tokens)
             .arg(&at.positions);
         launch
             .arg(&norm.parameters)
@@ -204,8 +213,9 @@ impl Gpu {
         Ok(())
     }
 
-    /// Softmax attention of packed sequences over themselves: heads of `head` numbers side by side, `width` in all. `tiles` are
-    /// four numbers each: the first row of queries, how many (at most [`TILE_QUERIES`]), the first row of keys, how many.
+    /// Softmax attention of packed sequences over themselves: heads of `head` numbers side by side,
+    /// `width` in all. `tiles` are four numbers each: the first row of queries, how many (at most
+    /// [`TILE_QUERIES`]), the first row of keys, how many.
     pub fn attention<T: Number>(
         &self,
         from: &Qkv<'_, T>,
@@ -275,8 +285,7 @@ impl Gpu {
     }
 
     fn kernel(&self, name: &str) -> Result<&CudaFunction> {
-        self.kernels
-            .0
+        self.functions
             .get(name)
             .with_context(|| format!("there is no kernel {name}"))
     }

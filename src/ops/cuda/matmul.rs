@@ -1,8 +1,11 @@
-//! Products with weights by cuBLASLt (<https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api>), summed in f32 whatever the types.
+//! Products with weights by cuBLASLt
+//! (<https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api>), summed in f32 whatever the
+//! types.
 //!
-//! cuBLASLt counts in columns: our `y [rows, outputs] = x [rows, inputs] · weight [outputs, inputs]ᵀ` is its
-//! `yᵀ = weightᵀᵀ · xᵀ`, every matrix where it lies. What it chooses for a shape is remembered; so that shapes are few, products are
-//! computed for a multiple of [`ROWS`] rows. The rows beyond hold anything, and what comes of them nobody reads.
+//! cuBLASLt counts in columns: our `y [rows, outputs] = x [rows, inputs] · weight [outputs,
+//! inputs]ᵀ` is its `yᵀ = weightᵀᵀ · xᵀ`, every matrix where it lies. What it chooses for a shape
+//! is remembered; so that shapes are few, products are computed for a multiple of [`ROWS`] rows.
+//! The rows beyond hold anything, and what comes of them nobody reads.
 
 use std::{
     cell::RefCell,
@@ -21,7 +24,10 @@ use cudarc::{
     driver::{CudaStream, DevicePtr as _, DevicePtrMut as _},
 };
 
-use super::{Buffer, Gpu, Number, View, ViewMut};
+use super::{
+    memory::{Buffer, View, ViewMut},
+    number::Number,
+};
 
 /// Buffers of a product hold a multiple of so many rows; the tensor cores' tiles are no smaller.
 pub const ROWS: usize = 64;
@@ -30,13 +36,15 @@ pub const ROWS: usize = 64;
 const TRANSPOSED: i32 = 1;
 
 /// cuBLASLt, and what it chose so far.
-pub(super) struct Matmul {
+pub struct Matmul {
     handle: sys::cublasLtHandle_t,
+    stream: Arc<CudaStream>,
     workspace: Buffer<u8>,
     chosen: RefCell<HashMap<Shape, Chosen>>,
 }
 
-// SAFETY: cuBLASLt's handle and descriptors may move to another thread; a `Gpu` is used by one at a time.
+// SAFETY: cuBLASLt's handle and descriptors may move to another thread; a `Gpu` is used by one at a
+// time.
 unsafe impl Send for Matmul {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,7 +68,8 @@ struct Chosen {
 
 impl Drop for Chosen {
     fn drop(&mut self) {
-        // SAFETY: they were created with this value and are used through it alone. That they cannot be destroyed costs a few bytes.
+        // SAFETY: they were created with this value and are used through it alone. That they cannot
+        // be destroyed costs a few bytes.
         unsafe {
             let _ = result::destroy_matmul_desc(self.product);
             for layout in [self.weight, self.x, self.out] {
@@ -72,35 +81,37 @@ impl Drop for Chosen {
 
 impl Drop for Matmul {
     fn drop(&mut self) {
-        // SAFETY: created by `new`, used through this value alone. An error at the end of the process interests nobody.
+        // SAFETY: created by `new`, used through this value alone. An error at the end of the
+        // process interests nobody.
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }
 
 /// A weight `[outputs, inputs]` as it is multiplied.
-pub struct Factor<'a, T> {
-    /// Its numbers, row by row.
-    pub weight: View<'a, T>,
+pub struct WeightView<'a, T> {
+    /// Row by row.
+    pub numbers: View<'a, T>,
     /// Rows.
     pub outputs: usize,
     /// Columns.
     pub inputs: usize,
 }
 
-impl Gpu {
-    /// `out = x · weightᵀ + bias` for so many rows. `x` and `out` hold that many, rounded up to [`ROWS`].
+impl Matmul {
+    /// `out = x · weightᵀ + bias` for so many rows. `x` and `out` hold that many, rounded up to
+    /// [`ROWS`].
     pub fn multiply<T: Number, O: Number>(
         &self,
         (x, rows): (&View<'_, T>, usize),
-        factor: &Factor<'_, T>,
+        weight: &WeightView<'_, T>,
         bias: Option<&View<'_, O>>,
         out: &mut ViewMut<'_, O>,
     ) -> Result<()> {
-        let &Factor {
-            ref weight,
+        let &WeightView {
+            numbers: ref weight,
             outputs,
             inputs,
-        } = factor;
+        } = weight;
         let rows = rows.next_multiple_of(ROWS);
         ensure!(
             x.len() >= rows * inputs
@@ -124,17 +135,18 @@ impl Gpu {
         let (weight, _weight_use) = weight.device_ptr(stream);
         let (x, _x_use) = x.device_ptr(stream);
         let (out, _out_use) = out.device_ptr_mut(stream);
-        let (workspace, _workspace_use) = self.matmul.workspace.device_ptr(stream);
+        let (workspace, _workspace_use) = self.workspace.device_ptr(stream);
         let bias = bias.map(|bias| bias.device_ptr(stream));
         let bias = bias.as_ref().map(|(address, _use)| *address);
         stream.context().bind_to_thread()?;
-        let mut chosen = self.matmul.chosen.borrow_mut();
+        let mut chosen = self.chosen.borrow_mut();
         let chosen = match chosen.entry(shape) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(self.matmul.choose::<T, O>(shape, bias)?),
+            Entry::Vacant(new) => new.insert(self.choose::<T, O>(shape, bias)?),
         };
-        // SAFETY: the descriptors describe matrices of the sizes checked above, row by row without gaps; scales are read during the
-        // call; the workspace is as large as the preference said when the algorithm was chosen, and used by this stream alone.
+        // SAFETY: the descriptors describe matrices of the sizes checked above, row by row without
+        // gaps; scales are read during the call; the workspace is as large as the preference said
+        // when the algorithm was chosen, and used by this stream alone.
         unsafe {
             if let Some(bias) = bias {
                 set(
@@ -144,7 +156,7 @@ impl Gpu {
                 )?;
             }
             result::matmul(
-                self.matmul.handle,
+                self.handle,
                 chosen.product,
                 (&raw const one).cast(),
                 (&raw const zero).cast(),
@@ -158,15 +170,13 @@ impl Gpu {
                 chosen.out,
                 &raw const chosen.algorithm,
                 workspace as *mut c_void,
-                self.matmul.workspace.len(),
+                self.workspace.len(),
                 stream.cu_stream().cast(),
             )
         }
         .with_context(|| format!("cuBLASLt: product of {rows} x {inputs} and {outputs} x {inputs}"))
     }
-}
 
-impl Matmul {
     /// NVIDIA recommends 32 MiB of workspace on Hopper and less before.
     pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Self> {
         let (major, _) = stream.context().compute_capability()?;
@@ -174,6 +184,7 @@ impl Matmul {
         Ok(Self {
             // SAFETY: cuBLASLt writes it before it reads it.
             workspace: unsafe { stream.alloc(workspace) }?,
+            stream: Arc::clone(stream),
             handle: result::create_handle().context("cuBLASLt cannot be used")?,
             chosen: RefCell::default(),
         })
@@ -210,8 +221,8 @@ impl Matmul {
         };
         let preference = result::create_matmul_pref()?;
         let workspace = self.workspace.len();
-        // SAFETY: attributes are given by pointers to values of their types that outlive the calls; descriptors exist until `chosen`
-        // or, of the preference, this function ends.
+        // SAFETY: attributes are given by pointers to values of their types that outlive the calls;
+        // descriptors exist until `chosen` or, of the preference, this function ends.
         unsafe {
             set(
                 chosen.product,

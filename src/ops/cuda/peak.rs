@@ -4,14 +4,14 @@ use anyhow::Result;
 use half::f16;
 use serde::Serialize;
 
-use super::{Factor, Gpu};
+use super::{gpu::Gpu, matmul::WeightView};
 
 /// Both measured, on random numbers.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Peaks {
-    /// Of cuBLASLt's product of square f16 matrices, summed in f32.
+    /// The rate of cuBLASLt's product of square f16 matrices, summed in f32.
     pub gemm_f16_gflop_per_s: f64,
-    /// Of a copy from the GPU's memory to its memory, bytes read and written.
+    /// The rate of a copy from the GPU's memory to its memory, bytes read and written.
     pub copy_gb_per_s: f64,
 }
 
@@ -31,8 +31,11 @@ pub fn peaks(gpu: &Gpu) -> Result<Peaks> {
             break;
         }
     }
-    let (from, mut to) = (gpu.room::<f32>(COPIED)?, gpu.room::<f32>(COPIED)?);
-    let copy = best(gpu, || gpu.copy(&from, &mut to))?;
+    let (from, mut to) = (
+        gpu.stream.alloc::<f32>(COPIED)?,
+        gpu.stream.alloc::<f32>(COPIED)?,
+    );
+    let copy = best(gpu, || gpu.stream.copy(&from, &mut to))?;
     Ok(Peaks {
         gemm_f16_gflop_per_s: gemm,
         copy_gb_per_s: 2.0 * 4.0 * COPIED as f64 / copy / 1e9,
@@ -41,24 +44,26 @@ pub fn peaks(gpu: &Gpu) -> Result<Peaks> {
 
 fn product(gpu: &Gpu, side: usize) -> Result<f64> {
     let numbers: Vec<f16> = random(side * side).collect();
-    let (x, weight) = (gpu.upload(&numbers)?, gpu.upload(&numbers)?);
-    let mut out = gpu.room::<f16>(side * side)?;
-    let factor = Factor {
-        weight: weight.as_view(),
+    let (x, weight) = (gpu.stream.upload(&numbers)?, gpu.stream.upload(&numbers)?);
+    let mut out = gpu.stream.alloc::<f16>(side * side)?;
+    let view = WeightView {
+        numbers: weight.as_view(),
         outputs: side,
         inputs: side,
     };
     best(gpu, || {
-        gpu.multiply((&x.as_view(), side), &factor, None, &mut out.as_view_mut())
+        gpu.matmul
+            .multiply((&x.as_view(), side), &view, None, &mut out.as_view_mut())
     })
 }
 
-/// The least seconds of several runs, after one that does not count: 20, or as many as a quarter of a second has room for.
+/// The least seconds of several runs, after one that does not count: 20, or as many as fit into a
+/// quarter of a second.
 fn best(gpu: &Gpu, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut timed = || {
-        let first = gpu.mark()?;
+        let first = gpu.stream.record_event()?;
         work()?;
-        gpu.seconds(&first, &gpu.mark()?)
+        gpu.stream.seconds(&first, &gpu.stream.record_event()?)
     };
     timed()?;
     let (mut least, mut sum) = (f64::INFINITY, 0.0);

@@ -8,7 +8,8 @@ pub(super) fn prefetch<T>(slice: Option<&[T]>) {
     const LINE: usize = 64;
     let per_line = (LINE / size_of::<T>()).max(1);
     for line in slice.unwrap_or_default().chunks(per_line) {
-        // SAFETY: part of SSE, which every x86-64 has; it cannot fault, and the pointer is into a slice besides.
+        // SAFETY: part of SSE, which every x86-64 has; it cannot fault, and the pointer is into a
+        // slice besides.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) }
     }
 }

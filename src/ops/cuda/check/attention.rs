@@ -3,8 +3,12 @@
 use anyhow::Result;
 use half::f16;
 
-use super::{Check, Numbers, compare, poisoned};
-use crate::ops::cuda::{Gpu, Number, Qkv, TILE_QUERIES};
+use super::comparison::{Check, Numbers, compare, poisoned};
+use crate::ops::cuda::{
+    gpu::Gpu,
+    kernels::{Qkv, TILE_QUERIES},
+    number::Number,
+};
 
 pub(super) fn attention<T: Number>(
     gpu: &Gpu,
@@ -34,7 +38,7 @@ pub(super) fn attention<T: Number>(
         }
         start += length;
     }
-    let tiles = gpu.upload(&tiles)?;
+    let tiles = gpu.stream.upload(&tiles)?;
     let mut out = poisoned::<T>(gpu, rows * width)?;
     let from = Qkv {
         queries: qkv.on_gpu.as_view(),
@@ -42,7 +46,7 @@ pub(super) fn attention<T: Number>(
         keys: qkv.on_gpu.slice(width..),
         key_stride: 3 * width,
     };
-    gpu.attention(
+    gpu.kernels.attention(
         &from,
         &tiles.as_view(),
         (head, width),
@@ -80,7 +84,7 @@ pub(super) fn first_attention(gpu: &Gpu, lengths: &[usize]) -> Result<Check> {
         }
         start += length;
     }
-    let tiles = gpu.upload(&tiles)?;
+    let tiles = gpu.stream.upload(&tiles)?;
     let mut out = poisoned::<f16>(gpu, lengths.len() * WIDTH)?;
     let from = Qkv {
         queries: queries.on_gpu.as_view(),
@@ -88,7 +92,7 @@ pub(super) fn first_attention(gpu: &Gpu, lengths: &[usize]) -> Result<Check> {
         keys: keys_values.on_gpu.as_view(),
         key_stride: 2 * WIDTH,
     };
-    gpu.attention(
+    gpu.kernels.attention(
         &from,
         &tiles.as_view(),
         (HEAD, WIDTH),
@@ -125,16 +129,16 @@ pub(super) fn overflow(gpu: &Gpu) -> Result<Check> {
     const HEAD: usize = 64;
     let mut qkv = vec![f16::ONE; 3 * 3 * HEAD];
     qkv[3 * HEAD + HEAD] = f16::NEG_INFINITY; // a number of the second key
-    let qkv = gpu.upload(&qkv)?;
-    let tiles = gpu.upload(&[0u32, 3, 0, 3])?;
-    let mut out = gpu.upload(&[f16::ZERO; 3 * HEAD])?;
+    let qkv = gpu.stream.upload(&qkv)?;
+    let tiles = gpu.stream.upload(&[0u32, 3, 0, 3])?;
+    let mut out = gpu.stream.upload(&[f16::ZERO; 3 * HEAD])?;
     let from = Qkv {
         queries: qkv.as_view(),
         query_stride: 3 * HEAD,
         keys: qkv.slice(HEAD..),
         key_stride: 3 * HEAD,
     };
-    gpu.attention(
+    gpu.kernels.attention(
         &from,
         &tiles.as_view(),
         (HEAD, HEAD),

@@ -3,8 +3,12 @@
 use anyhow::Result;
 use half::f16;
 
-use super::{Check, Numbers, compare, poisoned};
-use crate::ops::cuda::{Factor, Gpu, Number, ROWS};
+use super::comparison::{Check, Numbers, compare, poisoned};
+use crate::ops::cuda::{
+    gpu::Gpu,
+    matmul::{ROWS, WeightView},
+    number::Number,
+};
 
 pub(super) fn multiply<T: Number, O: Number>(
     gpu: &Gpu,
@@ -16,16 +20,16 @@ pub(super) fn multiply<T: Number, O: Number>(
     let weight = Numbers::<T>::random(gpu, outputs * inputs, 16, 1.0)?;
     let bias = Numbers::<O>::random(gpu, outputs, 17, 1.0)?;
     let mut out = poisoned::<O>(gpu, padded * outputs)?;
-    let factor = Factor {
-        weight: weight.on_gpu.as_view(),
+    let view = WeightView {
+        numbers: weight.on_gpu.as_view(),
         outputs,
         inputs,
     };
     let bias_view = bias.on_gpu.as_view();
     let bias_there = biased.then_some(&bias_view);
-    gpu.multiply(
+    gpu.matmul.multiply(
         (&x.on_gpu.as_view(), rows),
-        &factor,
+        &view,
         bias_there,
         &mut out.as_view_mut(),
     )?;
@@ -61,9 +65,11 @@ pub(super) fn narrow(gpu: &Gpu, count: usize) -> Result<Check> {
     let from = Numbers::<f32>::random(gpu, count, 18, 100.0)?;
     let mut halves = poisoned::<f16>(gpu, count)?;
     let mut back = poisoned::<f32>(gpu, count)?;
-    let mut lost = gpu.upload(&[0u32])?;
-    gpu.narrow(&from.on_gpu.as_view(), &mut halves.as_view_mut(), &mut lost)?;
-    gpu.widen(&halves.as_view(), &mut back.as_view_mut())?;
+    let mut lost = gpu.stream.upload(&[0u32])?;
+    gpu.kernels
+        .narrow(&from.on_gpu.as_view(), &mut halves.as_view_mut(), &mut lost)?;
+    gpu.kernels
+        .widen(&halves.as_view(), &mut back.as_view_mut())?;
     let expected: Vec<f64> = from
         .exact
         .iter()
@@ -76,9 +82,10 @@ pub(super) fn narrow(gpu: &Gpu, count: usize) -> Result<Check> {
         &back,
         &expected,
     )?;
-    let fitted = gpu.download(&lost)?[0] == 0;
-    let large = gpu.upload(&[65_520f32])?;
-    gpu.narrow(&large.as_view(), &mut halves.slice_mut(..1), &mut lost)?;
-    check.passed &= fitted && gpu.download(&lost)?[0] == 1;
+    let fitted = gpu.stream.download(&lost)?[0] == 0;
+    let large = gpu.stream.upload(&[65_520f32])?;
+    gpu.kernels
+        .narrow(&large.as_view(), &mut halves.slice_mut(..1), &mut lost)?;
+    check.passed &= fitted && gpu.stream.download(&lost)?[0] == 1;
     Ok(check)
 }

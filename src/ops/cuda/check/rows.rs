@@ -3,8 +3,12 @@
 use anyhow::Result;
 use half::f16;
 
-use super::{Check, Numbers, compare, poisoned};
-use crate::ops::cuda::{Gpu, Norm, Number, Words};
+use super::comparison::{Check, Numbers, compare, poisoned};
+use crate::ops::cuda::{
+    gpu::Gpu,
+    kernels::{Norm, Rows},
+    number::Number,
+};
 
 fn norm(gpu: &Gpu, width: usize) -> Result<(Norm, Vec<f64>)> {
     let parameters = Numbers::<f32>::random(gpu, 2 * width, 99, 2.0)?;
@@ -28,23 +32,24 @@ fn normalised(row: &[f64], parameters: &[f64]) -> Vec<f64> {
 }
 
 pub(super) fn embed<W: Number, T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Result<Check> {
-    let words = Numbers::<W>::random(gpu, 11 * width, 1, 1.0)?;
+    let tokens = Numbers::<W>::random(gpu, 11 * width, 1, 1.0)?;
     let positions = Numbers::<f32>::random(gpu, 9 * width, 2, 1.0)?;
     let (norm, parameters) = norm(gpu, width)?;
     let ids: Vec<u32> = (0..rows).map(|i| (i * 5 % 11) as u32).collect();
     let at: Vec<u32> = (0..rows).map(|i| (8 - i % 9) as u32).collect();
-    let (ids_there, at_there) = (gpu.upload(&ids)?, gpu.upload(&at)?);
+    let (ids_there, at_there) = (gpu.stream.upload(&ids)?, gpu.stream.upload(&at)?);
     let mut out = poisoned::<T>(gpu, rows * width)?;
-    let places = Words {
-        ids: ids_there.as_view(),
+    let places = Rows {
+        tokens: ids_there.as_view(),
         positions: at_there.as_view(),
     };
-    let tables = (&words.on_gpu, &positions.on_gpu);
-    gpu.embed(tables, &places, &norm, &mut out.as_view_mut())?;
+    let tables = (&tokens.on_gpu, &positions.on_gpu);
+    gpu.kernels
+        .embed(tables, &places, &norm, &mut out.as_view_mut())?;
     let expected = (0..rows).flat_map(|row| {
-        let word = words.row(ids[row] as usize, width);
+        let token = tokens.row(ids[row] as usize, width);
         let position = positions.row(at[row] as usize, width);
-        let sum: Vec<f64> = word.iter().zip(position).map(|(a, b)| a + b).collect();
+        let sum: Vec<f64> = token.iter().zip(position).map(|(a, b)| a + b).collect();
         normalised(&sum, &parameters)
     });
     let name = format!("embed {} to {}", W::NAME, T::NAME);
@@ -63,7 +68,7 @@ pub(super) fn add_norm<T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Resul
     let bias = Numbers::<f32>::random(gpu, width, 4, 1.0)?;
     let mut x = Numbers::<T>::random(gpu, rows * width, 5, 1.0)?;
     let (norm, parameters) = norm(gpu, width)?;
-    gpu.add_norm(
+    gpu.kernels.add_norm(
         &product.on_gpu.as_view(),
         &bias.on_gpu,
         &norm,
@@ -89,7 +94,7 @@ pub(super) fn add_norm<T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Resul
 
 pub(super) fn gelu<T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Result<Check> {
     let mut x = Numbers::<T>::random(gpu, rows * width, 6, 8.0)?;
-    gpu.gelu(&mut x.on_gpu.as_view_mut())?;
+    gpu.kernels.gelu(&mut x.on_gpu.as_view_mut())?;
     let expected: Vec<f64> = x
         .exact
         .iter()
@@ -106,17 +111,18 @@ pub(super) fn gelu<T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Result<Ch
 
 /// Infinities are overflows, and must reach the logit.
 pub(super) fn gelu_of_infinity(gpu: &Gpu) -> Result<Check> {
-    let mut x = gpu.upload(&[
+    let mut x = gpu.stream.upload(&[
         f16::INFINITY,
         f16::NEG_INFINITY,
         f16::NAN,
         f16::NEG_INFINITY,
     ])?;
-    gpu.gelu(&mut x.as_view_mut())?;
+    gpu.kernels.gelu(&mut x.as_view_mut())?;
     Check::nothing_finite(gpu, "GELU f16 of infinities", "1 x 4", &x)
 }
 
-/// The error function by its series and, where that cancels, its continued fraction (Abramowitz and Stegun 7.1.6 and 7.1.14).
+/// The error function by its series and, where that cancels, its continued fraction (Abramowitz and
+/// Stegun 7.1.6 and 7.1.14).
 fn erf(x: f64) -> f64 {
     let a = x.abs();
     let value = if a < 3.0 {
@@ -139,8 +145,8 @@ pub(super) fn gather<T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Result<
     let x = Numbers::<T>::random(gpu, 3 * rows * width, 7, 1.0)?;
     let indices: Vec<u32> = (0..rows).map(|i| (3 * rows - 1 - 2 * i) as u32).collect();
     let mut out = poisoned::<T>(gpu, rows * width)?;
-    let on_gpu = gpu.upload(&indices)?;
-    gpu.gather(
+    let on_gpu = gpu.stream.upload(&indices)?;
+    gpu.kernels.gather(
         &x.on_gpu.as_view(),
         &on_gpu.as_view(),
         &mut out.as_view_mut(),
@@ -165,7 +171,7 @@ pub(super) fn head(gpu: &Gpu, rows: usize, width: usize) -> Result<Check> {
     let output = Numbers::<f32>::random(gpu, width, 10, 1.0)?;
     let output_bias = Numbers::<f32>::random(gpu, 1, 11, 1.0)?;
     let mut logits = poisoned::<f32>(gpu, rows)?;
-    gpu.head(
+    gpu.kernels.head(
         &product.on_gpu.as_view(),
         &bias.on_gpu,
         (&output.on_gpu, &output_bias.on_gpu),

@@ -1,7 +1,7 @@
 //! The second opinion: candle-transformers' own XLM-RoBERTa, padded and unfused.
 //!
-//! Slow, and written by other people: what ours is tested against, and what `RERANKER_BACKEND=reference` serves to a
-//! user who doubts a score.
+//! It is slow, and written by other people: what ours is tested against, and what
+//! `RERANKER_BACKEND=candle` serves to a user who doubts a score.
 
 use std::{cmp::Reverse, collections::HashMap};
 
@@ -10,18 +10,19 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{Activation, VarBuilder};
 use candle_transformers::models::xlm_roberta::{Config, XLMRobertaForSequenceClassification};
 
-use super::{CrossEncoder, ModelConfig, weights::Weights};
+use super::{config::ModelConfig, cross_encoder::CrossEncoder, weights::Weights};
 use crate::batch::Batch;
 
-/// Sequences padded to a common length at a time. They are sorted by length first, so that little is padding.
+/// Sequences padded to a common length at a time. They are sorted by length first, so that little
+/// is padding.
 const BUCKET: usize = 8;
 
-pub(super) struct Reference {
+pub(super) struct CandleEncoder {
     model: XLMRobertaForSequenceClassification,
     pad_token_id: u32,
 }
 
-impl Reference {
+impl CandleEncoder {
     pub(super) fn new(config: &ModelConfig, weights: &Weights) -> Result<Self> {
         let mut tensors = HashMap::new();
         for (name, shape) in weights.tensors() {
@@ -69,7 +70,7 @@ impl Reference {
     }
 }
 
-impl CrossEncoder for Reference {
+impl CrossEncoder for CandleEncoder {
     fn predict(&self, batch: &Batch) -> Result<Vec<f32>> {
         let sequences: Vec<&[u32]> = batch.sequences().collect();
         let mut logits = vec![f32::NAN; sequences.len()];
@@ -81,6 +82,7 @@ impl CrossEncoder for Reference {
         }
         Ok(logits)
     }
+
     fn padding(&self, batch: &Batch) -> usize {
         let sequences: Vec<&[u32]> = batch.sequences().collect();
         let order = longest_first(&sequences);

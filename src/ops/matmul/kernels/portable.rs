@@ -1,34 +1,43 @@
 //! Tiles in plain Rust, for any processor.
 
-use super::{Candidate, Numbers, Run, Tile};
+use crate::ops::matmul::tile::{Candidate, LaneType, Run, Tile};
 
-const ROWS: usize = 4;
-const COLUMNS: usize = 16;
+const MR: usize = 4;
+const NR: usize = 16;
 
-pub(super) const F32: Candidate = tile(Numbers::F32, run::<F32Words>, saturate::<F32Words>);
-pub(super) const INT16: Candidate = tile(Numbers::Int16, run::<Int16Words>, saturate::<Int16Words>);
+pub(super) const F32: Candidate =
+    tile(LaneType::F32, run::<F32Lanes>, peak_flops_probe::<F32Lanes>);
+pub(super) const INT16: Candidate = tile(
+    LaneType::Int16,
+    run::<Int16Lanes>,
+    peak_flops_probe::<Int16Lanes>,
+);
 
-const fn tile(numbers: Numbers, run: Run, saturate: unsafe fn(usize) -> u32) -> Candidate {
+const fn tile(
+    lane_type: LaneType,
+    run: Run,
+    peak_flops_probe: unsafe fn(usize) -> u32,
+) -> Candidate {
     let tile = Tile {
         instructions: "portable",
-        numbers,
-        rows: ROWS,
-        columns: COLUMNS,
+        lane_type,
+        mr: MR,
+        nr: NR,
         run,
-        saturate,
-        saturate_words: ROWS * COLUMNS,
+        peak_flops_probe,
+        probe_lanes: MR * NR,
     };
     (|| true, tile)
 }
 
-/// A multiply-add of words, written so that the compiler can make vectors of sixteen in a row.
+/// A multiply-add of lanes, written so that the compiler can make vectors of sixteen in a row.
 trait Dot {
     fn dot(sum: u32, a: u32, b: u32) -> u32;
 }
 
-struct F32Words;
+struct F32Lanes;
 
-impl Dot for F32Words {
+impl Dot for F32Lanes {
     fn dot(sum: u32, a: u32, b: u32) -> u32 {
         let (sum, a, b) = (f32::from_bits(sum), f32::from_bits(a), f32::from_bits(b));
         // Only where it is one instruction: elsewhere it would be a call.
@@ -42,10 +51,10 @@ impl Dot for F32Words {
     }
 }
 
-struct Int16Words;
+struct Int16Lanes;
 
-impl Dot for Int16Words {
-    #[expect(clippy::cast_possible_truncation, reason = "halves of a word")]
+impl Dot for Int16Lanes {
+    #[expect(clippy::cast_possible_truncation, reason = "halves of a lane")]
     fn dot(sum: u32, a: u32, b: u32) -> u32 {
         let low = i32::from(a as i16) * i32::from(b as i16);
         let high = i32::from((a >> 16) as i16) * i32::from((b >> 16) as i16);
@@ -58,27 +67,27 @@ impl Dot for Int16Words {
     reason = "has the form of the kernels with vector instructions"
 )]
 unsafe fn run<D: Dot>(
-    steps: usize,
+    kc: usize,
     (lhs, lhs_step): (*const u32, usize),
     rhs: *const u32,
     acc: *mut u32,
     resume: bool,
 ) {
-    let lhs_len = steps.saturating_sub(1) * lhs_step + ROWS;
+    let lhs_len = kc.saturating_sub(1) * lhs_step + MR;
     // SAFETY: `Tile::run` has checked these sizes, and nothing else overlaps the accumulators.
     let (lhs, rhs, acc) = unsafe {
         (
             std::slice::from_raw_parts(lhs, lhs_len),
-            std::slice::from_raw_parts(rhs, steps * COLUMNS),
-            std::slice::from_raw_parts_mut(acc, ROWS * COLUMNS),
+            std::slice::from_raw_parts(rhs, kc * NR),
+            std::slice::from_raw_parts_mut(acc, MR * NR),
         )
     };
-    let (acc, _) = acc.as_chunks_mut::<COLUMNS>();
-    let mut tile = [[0; COLUMNS]; ROWS];
+    let (acc, _) = acc.as_chunks_mut::<NR>();
+    let mut tile = [[0; NR]; MR];
     if resume {
         tile.copy_from_slice(acc);
     }
-    for (lhs, rhs) in lhs.chunks(lhs_step).zip(rhs.as_chunks::<COLUMNS>().0) {
+    for (lhs, rhs) in lhs.chunks(lhs_step).zip(rhs.as_chunks::<NR>().0) {
         for (row, &a) in tile.iter_mut().zip(lhs) {
             for (sum, &b) in row.iter_mut().zip(rhs) {
                 *sum = D::dot(*sum, a, b);
@@ -92,9 +101,9 @@ unsafe fn run<D: Dot>(
     unsafe_code,
     reason = "has the form of the kernels with vector instructions"
 )]
-unsafe fn saturate<D: Dot>(rounds: usize) -> u32 {
-    let mut tile = [[0x3f80_3f80u32; COLUMNS]; ROWS];
-    let b = std::hint::black_box([0x3f80_3f80u32; COLUMNS]);
+unsafe fn peak_flops_probe<D: Dot>(rounds: usize) -> u32 {
+    let mut tile = [[0x3f80_3f80u32; NR]; MR];
+    let b = std::hint::black_box([0x3f80_3f80u32; NR]);
     for _ in 0..rounds {
         for row in &mut tile {
             for (sum, &b) in row.iter_mut().zip(&b) {

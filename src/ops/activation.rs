@@ -1,6 +1,15 @@
-//! The activation of the feed-forward layers.
+//! What may follow a projection.
 
 use super::simd;
+
+/// The function that a projection's outputs go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// None: outputs stay as they are.
+    None,
+    /// The exact (erf) GELU.
+    Gelu,
+}
 
 /// v · ½ (1 + erf(v / √2)) (Hendrycks and Gimpel 2016, exact form).
 #[inline(always)]

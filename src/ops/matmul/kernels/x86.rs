@@ -8,77 +8,80 @@
 )]
 use std::arch::x86_64::*;
 
-use super::{Candidate, Numbers, Tile};
+use crate::ops::matmul::tile::{Candidate, LaneType, Tile};
 
-/// About one, whichever numbers a word is taken for: nothing that a processor is slow with.
+/// About one, whatever a lane is taken for: nothing that a processor is slow with.
 const ONES: u32 = 0x3f80_3f80;
 
-/// One micro-kernel. Rust has no types over instruction sets, so the one body is a macro over the instructions. There are no
-/// closures in it: one that is passed through a generic function would not be inlined, for it alone has the instructions.
+/// One micro-kernel. Rust has no types over instruction sets, so the one body is a macro over the
+/// instructions. There are no closures in it: one that is passed through a generic function would
+/// not be inlined, for it alone has the instructions.
 macro_rules! tile {
     (
-        $numbers:ident with $instructions:literal, if $detected:expr,
-        [$($tile:ident = $module:ident: $rows:literal x $vectors:literal of $lanes:literal ($features:literal),)+],
+        $lane_type:ident with $instructions:literal, if $detected:expr,
+        [$($tile:ident = $module:ident: $mr:literal x $vectors:literal of $lanes:literal ($features:literal),)+],
         zero = $zero:expr,
         load = |$from:ident| $load:expr,
         store = |$to:ident, $x:ident| $store:expr,
-        splat = |$word:ident| $splat:expr,
+        splat = |$lane:ident| $splat:expr,
         dot = |$sum:ident, $a:ident, $b:ident| $dot:expr
     ) => {
         $(pub(super) const $tile: Candidate = (
             || $detected,
             Tile {
                 instructions: $instructions,
-                numbers: Numbers::$numbers,
-                rows: $rows,
-                columns: $vectors * $lanes,
+                lane_type: LaneType::$lane_type,
+                mr: $mr,
+                nr: $vectors * $lanes,
                 run: $module::run,
-                saturate: $module::saturate,
-                saturate_words: 12 * $lanes,
+                peak_flops_probe: $module::peak_flops_probe,
+                probe_lanes: 12 * $lanes,
             },
         );
 
         mod $module {
-            use super::*;
+            use crate::ops::matmul::kernels::x86::*;
 
             #[target_feature(enable = $features)]
             pub(super) unsafe fn run(
-                steps: usize,
+                kc: usize,
                 (mut lhs, lhs_step): (*const u32, usize),
                 mut rhs: *const u32,
                 acc: *mut u32,
                 resume: bool,
             ) {
-                // SAFETY: the caller passes words for every step, row and column, and a tile of accumulators.
+                // SAFETY: the caller passes lanes for every step, row and column, and a tile of
+                // accumulators.
                 unsafe {
-                    let mut sums = [[$zero; $vectors]; $rows];
+                    let mut sums = [[$zero; $vectors]; $mr];
                     if resume {
-                        for i in 0..$rows {
+                        for i in 0..$mr {
                             for v in 0..$vectors {
                                 let $from = acc.add((i * $vectors + v) * $lanes).cast_const();
                                 sums[i][v] = $load;
                             }
                         }
                     }
-                    for _ in 0..steps {
+                    for _ in 0..kc {
                         let mut columns = [$zero; $vectors];
                         for v in 0..$vectors {
                             let $from = rhs.add(v * $lanes);
                             columns[v] = $load;
                         }
-                        for i in 0..$rows {
-                            let $word = *lhs.add(i);
+                        for i in 0..$mr {
+                            let $lane = *lhs.add(i);
                             let $a = $splat;
                             for v in 0..$vectors {
                                 let ($sum, $b) = (sums[i][v], columns[v]);
                                 sums[i][v] = $dot;
                             }
                         }
-                        // Wrapping: after the last step it may point beyond the operand, whose steps overlap.
+                        // Wrapping: after the last step it may point beyond the operand, whose kc
+                        // overlap.
                         lhs = lhs.wrapping_add(lhs_step);
                         rhs = rhs.add($vectors * $lanes);
                     }
-                    for i in 0..$rows {
+                    for i in 0..$mr {
                         for v in 0..$vectors {
                             let ($to, $x) = (acc.add((i * $vectors + v) * $lanes), sums[i][v]);
                             $store;
@@ -89,14 +92,15 @@ macro_rules! tile {
 
             /// Twelve sums: enough to hide the latency of two multiply-adds at a time.
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn saturate(rounds: usize) -> u32 {
+            pub(super) unsafe fn peak_flops_probe(rounds: usize) -> u32 {
                 // SAFETY: `out` has room for one vector; nothing else is read or written.
                 unsafe {
-                    let $word = std::hint::black_box(ONES);
+                    let $lane = std::hint::black_box(ONES);
                     let $b = $splat;
                     let mut sums = [$b; 12];
                     for _ in 0..rounds {
-                        // Each multiplies itself: with one factor for all, the compiler would multiply once.
+                        // Each multiplies itself: with one factor for all, the compiler would
+                        // multiply once.
                         for i in 0..12 {
                             let ($sum, $a) = (sums[i], sums[i]);
                             sums[i] = $dot;
@@ -125,7 +129,7 @@ tile!(
     zero = _mm256_setzero_ps(),
     load = |p| _mm256_loadu_ps(p.cast()),
     store = |p, x| _mm256_storeu_ps(p.cast(), x),
-    splat = |word| _mm256_set1_ps(f32::from_bits(word)),
+    splat = |lane| _mm256_set1_ps(f32::from_bits(lane)),
     dot = |sum, a, b| _mm256_fmadd_ps(a, b, sum)
 );
 
@@ -138,7 +142,7 @@ tile!(
     zero = _mm512_setzero_ps(),
     load = |p| _mm512_loadu_ps(p.cast()),
     store = |p, x| _mm512_storeu_ps(p.cast(), x),
-    splat = |word| _mm512_set1_ps(f32::from_bits(word)),
+    splat = |lane| _mm512_set1_ps(f32::from_bits(lane)),
     dot = |sum, a, b| _mm512_fmadd_ps(a, b, sum)
 );
 
@@ -151,7 +155,7 @@ tile!(
     zero = _mm512_setzero_ps(),
     load = |p| _mm512_loadu_ps(p.cast()),
     store = |p, x| _mm512_storeu_ps(p.cast(), x),
-    splat = |word| _mm512_set1_ps(f32::from_bits(word)),
+    splat = |lane| _mm512_set1_ps(f32::from_bits(lane)),
     dot = |sum, a, b| _mm512_dpbf16_ps(sum, bf16s(a), bf16s(b))
 );
 
@@ -163,7 +167,7 @@ tile!(
     zero = _mm512_setzero_si512(),
     load = |p| _mm512_loadu_si512(p.cast()),
     store = |p, x| _mm512_storeu_si512(p.cast(), x),
-    splat = |word| _mm512_set1_epi32(word.cast_signed()),
+    splat = |lane| _mm512_set1_epi32(lane.cast_signed()),
     dot = |sum, a, b| _mm512_dpbusd_epi32(sum, a, b)
 );
 
@@ -175,7 +179,7 @@ tile!(
     zero = _mm256_setzero_si256(),
     load = |p| _mm256_loadu_si256(p.cast()),
     store = |p, x| _mm256_storeu_si256(p.cast(), x),
-    splat = |word| _mm256_set1_epi32(word.cast_signed()),
+    splat = |lane| _mm256_set1_epi32(lane.cast_signed()),
     dot = |sum, a, b| _mm256_dpbusd_avx_epi32(sum, a, b)
 );
 
@@ -187,7 +191,7 @@ tile!(
     zero = _mm256_setzero_si256(),
     load = |p| _mm256_loadu_si256(p.cast()),
     store = |p, x| _mm256_storeu_si256(p.cast(), x),
-    splat = |word| _mm256_set1_epi32(word.cast_signed()),
+    splat = |lane| _mm256_set1_epi32(lane.cast_signed()),
     dot = |sum, a, b| _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
 );
 

@@ -1,0 +1,335 @@
+//! Weights packed as the micro-kernels read them.
+
+use std::ops::Range;
+
+use half::f16;
+use pulp::{Simd, WithSimd};
+
+use super::{
+    int8::{self, Rotation},
+    kernels,
+    pack::{LhsType, Packer},
+    tile::{LaneType, Tile},
+};
+use crate::ops::{aligned::Aligned, precision::Precision, simd};
+
+/// A projection's weights in panels of NR outputs, `[block][panel][step][column]`, and its bias.
+pub(crate) struct PackedWeights {
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(super) tile: &'static Tile,
+    /// What rows must be turned into before they meet these weights.
+    pub(super) lhs_type: LhsType,
+    /// Lanes along the inner dimension.
+    pub(super) k: usize,
+    pub(super) panels: usize,
+    /// Followed by zeros for outputs that fill up the last panel.
+    pub(super) bias: Vec<f32>,
+    /// What the inputs vary around, if it is known and of use. Its product with the weights is in
+    /// the bias already.
+    pub(super) mean_shift: Vec<f32>,
+    /// How numbers are got back from sums of integers, where they are.
+    pub(super) quantized: Option<QuantizedOutputs>,
+    storage: Storage,
+}
+
+/// The scale of each output, and the sum of its integers; zero for those that fill up the last
+/// panel.
+#[derive(Default)]
+pub(super) struct QuantizedOutputs {
+    pub(super) scales: Vec<f32>,
+    pub(super) sums: Vec<i32>,
+    rotation: Rotation,
+}
+
+/// Lanes as they are, or something of half the size that is widened whenever a block is used.
+enum Storage {
+    Lanes(Aligned<u32>),
+    Halves(Aligned<u16>, fn(&[u16], &mut [u32])),
+}
+
+impl PackedWeights {
+    /// Packs `weight [outputs, inputs]`, as checkpoints have it, for the best tile of this
+    /// processor, with `bias [outputs]`. `mean_shift [inputs]` is what inputs vary around, the
+    /// shift of the layer norm before it, say; empty if that is not known. It helps quantization
+    /// and changes nothing else.
+    pub(crate) fn new(
+        weight: &[f32],
+        mut bias: Vec<f32>,
+        mean_shift: &[f32],
+        precision: Precision,
+    ) -> Self {
+        let inputs = weight.len() / bias.len();
+        let useful = precision == Precision::Int8 && !mean_shift.is_empty();
+        if useful {
+            for (bias, weight) in bias.iter_mut().zip(weight.chunks_exact(inputs)) {
+                let shifts = weight.iter().zip(mean_shift).map(|(w, m)| w * m);
+                *bias += shifts.sum::<f32>();
+            }
+        }
+        let tile = kernels::best(precision);
+        let mut packed = Self::for_tile(weight, bias, precision, tile);
+        if useful {
+            packed.mean_shift = mean_shift.to_vec();
+        }
+        packed
+    }
+
+    pub(super) fn for_tile(
+        weight: &[f32],
+        mut bias: Vec<f32>,
+        precision: Precision,
+        tile: &'static Tile,
+    ) -> Self {
+        let (outputs, inputs) = (bias.len(), weight.len() / bias.len());
+        let k = inputs.div_ceil(tile.lane_type.packing_factor());
+        let layout = Layout {
+            k,
+            kc: Tile::kc(k),
+            nr: tile.nr,
+            panels: outputs.div_ceil(tile.nr),
+        };
+        let padded = layout.panels * tile.nr;
+        bias.resize(padded, 0.0);
+        let mut quantized = QuantizedOutputs::default();
+        let rows = weight.chunks_exact(inputs);
+        let (lhs_type, storage) = match precision {
+            Precision::F32 | Precision::F16 | Precision::Bf16 => {
+                pack_floats(rows, &layout, precision, tile.lane_type)
+            }
+            Precision::Int8 => pack_integers(rows, &layout, &mut quantized, tile.lane_type),
+        };
+        Self {
+            inputs,
+            outputs,
+            tile,
+            lhs_type,
+            k,
+            panels: layout.panels,
+            bias,
+            mean_shift: Vec::new(),
+            quantized: (precision == Precision::Int8).then(|| quantized.padded(padded)),
+            storage,
+        }
+    }
+
+    /// The steps of each block, in order.
+    pub(super) fn blocks(&self) -> impl ExactSizeIterator<Item = Range<usize>> + Clone + use<> {
+        let (kc, k) = (Tile::kc(self.k), self.k);
+        (0..k)
+            .step_by(kc)
+            .map(move |start| start..(start + kc).min(k))
+    }
+
+    /// The lanes of one block of one panel, `[step][column]`, widened into `scratch` where need be.
+    pub(super) fn block<'a>(
+        &'a self,
+        steps: &Range<usize>,
+        panel: usize,
+        scratch: &'a mut Aligned<u32>,
+    ) -> &'a [u32] {
+        let place = self.place(steps, panel);
+        match &self.storage {
+            Storage::Lanes(lanes) => &lanes[place],
+            Storage::Halves(halves, widen) => {
+                let scratch = scratch.scratch(place.len());
+                widen(&halves[place], scratch);
+                scratch
+            }
+        }
+    }
+
+    /// Where the block of these steps lies in the storage.
+    fn place(&self, steps: &Range<usize>, panel: usize) -> Range<usize> {
+        let nr = self.tile.nr;
+        let len = steps.len() * nr;
+        let start = steps.start * self.panels * nr + panel * len;
+        start..start + len
+    }
+}
+
+fn pack_floats<'a>(
+    rows: impl Iterator<Item = &'a [f32]>,
+    layout: &Layout,
+    precision: Precision,
+    lane_type: LaneType,
+) -> (LhsType, Storage) {
+    let mut packer = Packer::default();
+    match (precision, lane_type) {
+        (Precision::F16, _) => {
+            let halves = |row: &[f32]| row.iter().map(|&x| f16::from_f32(x).to_bits()).collect();
+            let widen = |halves: &[u16], lanes: &mut [u32]| simd::run(WidenF16(halves, lanes));
+            let halves = layout.fill(rows.map(halves));
+            (LhsType::F32, Storage::Halves(halves, widen))
+        }
+        (Precision::Bf16, LaneType::Bf16) => {
+            let lanes = rows.map(|row| packer.pack_row(row, LhsType::Bf16));
+            (LhsType::Bf16, Storage::Lanes(layout.fill(lanes)))
+        }
+        (Precision::Bf16, _) => {
+            let upper = |row| {
+                let lanes = packer.pack_row(row, LhsType::Bf16InF32);
+                lanes.iter().map(|lane| (lane >> 16) as u16).collect()
+            };
+            let widen = |halves: &[u16], lanes: &mut [u32]| simd::run(WidenBf16(halves, lanes));
+            let halves = layout.fill(rows.map(upper));
+            (LhsType::Bf16InF32, Storage::Halves(halves, widen))
+        }
+        _ => {
+            let lanes = rows.map(|row| packer.pack_row(row, LhsType::F32));
+            (LhsType::F32, Storage::Lanes(layout.fill(lanes)))
+        }
+    }
+}
+
+fn pack_integers<'a>(
+    rows: impl Iterator<Item = &'a [f32]>,
+    layout: &Layout,
+    quantized: &mut QuantizedOutputs,
+    lane_type: LaneType,
+) -> (LhsType, Storage) {
+    if lane_type == LaneType::Int8 {
+        let lanes = rows.map(|row| join(&quantized.push(row), 4).collect());
+        return (LhsType::Int8, Storage::Lanes(layout.fill(lanes)));
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "two bytes to a lane")]
+    let halves = rows.map(|row| {
+        join(&quantized.push(row), 2)
+            .map(|lane| lane as u16)
+            .collect()
+    });
+    let widen = |halves: &[u16], lanes: &mut [u32]| simd::run(WidenInt8(halves, lanes));
+    (LhsType::Int16, Storage::Halves(layout.fill(halves), widen))
+}
+
+impl QuantizedOutputs {
+    fn padded(mut self, outputs: usize) -> Self {
+        self.scales.resize(outputs, 0.0);
+        self.sums.resize(outputs, 0);
+        self
+    }
+
+    /// Quantizes the weights of the next output.
+    fn push(&mut self, weights: &[f32]) -> Vec<i8> {
+        simd::run(QuantizeWeights {
+            quantized: self,
+            weights,
+        })
+    }
+}
+
+struct QuantizeWeights<'a> {
+    quantized: &'a mut QuantizedOutputs,
+    weights: &'a [f32],
+}
+
+impl WithSimd for QuantizeWeights<'_> {
+    type Output = Vec<i8>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<i8> {
+        let QuantizedOutputs {
+            scales,
+            sums,
+            rotation,
+        } = self.quantized;
+        let width = self.weights.len();
+        let mut integers = vec![0; width];
+        let rotated = rotation.apply(simd, self.weights, &[], width);
+        let scale = int8::quantize_weights(rotated, &mut integers);
+        // Both sides of the product are rotated without the factor that keeps lengths: it is made
+        // good here.
+        scales.push(scale / int8::mixed(width) as f32);
+        sums.push(integers.iter().map(|&i| i32::from(i)).sum());
+        integers
+    }
+}
+
+/// Where lanes go: see [`PackedWeights`].
+struct Layout {
+    k: usize,
+    kc: usize,
+    nr: usize,
+    panels: usize,
+}
+
+impl Layout {
+    /// Puts the lanes of each output in their places. Outputs that fill up the last panel are zero.
+    fn fill<T: Copy + Default>(&self, outputs: impl Iterator<Item = Vec<T>>) -> Aligned<T> {
+        let mut all = Aligned::zeroed(self.panels * self.nr * self.k);
+        for (output, lanes) in outputs.enumerate() {
+            let (panel, column) = (output / self.nr, output % self.nr);
+            for (block, lanes) in lanes.chunks(self.kc).enumerate() {
+                let start = block * self.kc * self.panels * self.nr + panel * lanes.len() * self.nr;
+                let places = all[start + column..].iter_mut().step_by(self.nr);
+                for (place, &lane) in places.zip(lanes) {
+                    *place = lane;
+                }
+            }
+        }
+        all
+    }
+}
+
+/// So many bytes to a lane, in its low end; [`pack`](super::pack) says which ones share a lane.
+fn join(bytes: &[i8], packing_factor: usize) -> impl Iterator<Item = u32> {
+    let steps = bytes.len().div_ceil(packing_factor);
+    let byte = move |i: usize| {
+        bytes
+            .get(i)
+            .map_or(0, |byte| u32::from(byte.cast_unsigned()))
+    };
+    (0..steps).map(move |step| {
+        (0..packing_factor).fold(0, |lane, part| {
+            lane | byte(step + part * steps) << (8 * part)
+        })
+    })
+}
+
+/// bf16 is the upper half of an f32.
+struct WidenBf16<'a>(&'a [u16], &'a mut [u32]);
+
+impl WithSimd for WidenBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (lane, &half) in self.1.iter_mut().zip(self.0) {
+            *lane = u32::from(half) << 16;
+        }
+    }
+}
+
+/// f16, finite ([`f16::MAX`] is checked at load): exponent and mantissa are moved to their places
+/// in an f32, whose exponent is then too small by 112.
+struct WidenF16<'a>(&'a [u16], &'a mut [u32]);
+
+impl WithSimd for WidenF16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        const TWO_TO_112: f32 = f32::from_bits((127 + 112) << 23);
+        for (lane, &half) in self.1.iter_mut().zip(self.0) {
+            let half = u32::from(half);
+            let magnitude = f32::from_bits((half & 0x7fff) << 13) * TWO_TO_112;
+            *lane = magnitude.to_bits() | (half & 0x8000) << 16;
+        }
+    }
+}
+
+/// Two signed bytes to two signed halves of a lane.
+struct WidenInt8<'a>(&'a [u16], &'a mut [u32]);
+
+impl WithSimd for WidenInt8<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (lane, &pair) in self.1.iter_mut().zip(self.0) {
+            let pair = u32::from(pair).cast_signed();
+            let (low, high) = (pair << 24 >> 24, pair << 16 >> 24);
+            *lane = (low & 0xffff | high << 16).cast_unsigned();
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! In what the CPU keeps and multiplies weights.
+
+/// How weights are kept and multiplied on the CPU. Everything between the products is f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// Weights as they came.
+    F32,
+    /// Weights in 16 bits, multiplied in f32: half the memory at the speed of f32.
+    F16,
+    /// Weights in 16 bits; activations are rounded to bf16 too. Twice the speed where the processor
+    /// multiplies bf16.
+    Bf16,
+    /// Both quantized to 8-bit integers; see `ops/matmul/int8.rs` for the scheme.
+    Int8,
+}
