@@ -1,7 +1,6 @@
 //! The model: from a checkpoint on disk to logits for a batch of token sequences.
 //!
-//! Only this module and [`crate::ops`] know that candle exists. Above it there are [`Batch`]es and
-//! `f32`s.
+//! Only `candle`, the second opinion, and the tests of [`crate::ops`] name candle.
 
 mod backend;
 mod candle;

@@ -145,6 +145,8 @@ impl Reranker {
                 batch_tokens,
                 &mut pace,
             )?;
+            // What the warm-up took is no request's.
+            encoder.take_spent();
         }
         let info = ModelInfo {
             id: model.id.clone(),
