@@ -41,8 +41,8 @@ const COUNTED: usize = 4;
 /// A tokenizer for pairs, with the special tokens of its checkpoint.
 pub struct PairTokenizer {
     tokenizer: Tokenizer,
-    /// Our reader; none if only Hugging Face's library can read this tokenizer, which reads all texts
-    /// whole and cannot be stopped.
+    /// Our reader; none if only Hugging Face's library can read this tokenizer, which reads all
+    /// texts whole and cannot be stopped.
     reader: Option<Reader>,
     /// The tokens of recent documents; none unless the operator asks for them.
     recent: Option<Recent>,
