@@ -18,7 +18,7 @@ use utoipa::{
 use super::{
     scoring::SCORING,
     status,
-    wire::{FORMATS, Route, Schemas},
+    wire::{Route, Schemas},
 };
 
 const DESCRIPTION: &str = "Orders passages by how well they answer a query. Speaks the formats of RAGFab, \
@@ -260,7 +260,7 @@ fn plain_text(description: &str) -> ResponseBuilder {
 
 fn components() -> ComponentsBuilder {
     let mut schemas = Schemas::new();
-    for format in FORMATS {
+    for format in SCORING.iter().flat_map(|(_, route)| route.formats()) {
         (format.schemas)(&mut schemas);
     }
     collect::<status::Root>(&mut schemas);

@@ -29,15 +29,14 @@ mod violations;
 mod voyage;
 mod weaviate;
 
+use self::{detect::detect, violations::Violations};
 pub(crate) use self::{
-    detect::FORMATS,
     format::Schemas,
     reason::{Reason, Rejection},
     request::Request,
     route::{Family, Route},
     served::Served,
 };
-use self::{detect::detect, violations::Violations};
 
 /// Reads the body of a request to a path, given its `Content-Type` if there is one; of a request
 /// with more than `max_documents` documents no more are kept in memory.

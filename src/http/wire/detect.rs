@@ -32,14 +32,6 @@ use super::{
     weaviate::{self, is_weaviate},
 };
 
-/// Every format once, for the API's description.
-pub(crate) const FORMATS: [&Format; 4] = [
-    &ragfab::FORMAT,
-    &tei::FORMAT,
-    &results::FORMAT,
-    &score::FORMAT,
-];
-
 /// The format of a body that is in none. What the old service would have said of it is as good as
 /// anything.
 const UNKNOWN: Format = Format {
