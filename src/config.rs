@@ -27,7 +27,7 @@ use crate::{
 
 /// Options of the server.
 #[derive(Debug, Clone, Args)]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// Options of the model.
     #[command(flatten)]
     pub model: ModelArgs,
@@ -45,7 +45,7 @@ pub struct ServeArgs {
 /// Which model, where from, on what.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
-pub struct ModelArgs {
+pub(crate) struct ModelArgs {
     /// A Hugging Face id, a local directory, or `demo` (embedded, nothing is downloaded)
     #[arg(
         long,
@@ -114,7 +114,7 @@ pub struct ModelArgs {
 /// How requests share the model.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Batching")]
-pub struct BatchArgs {
+pub(crate) struct BatchArgs {
     /// Tokens computed at once; a request that comes meanwhile waits for them [default: 1536 on the
     /// CPU, a third of that of large requests while small ones come; measured at the start on a
     /// GPU]
@@ -173,7 +173,7 @@ pub struct BatchArgs {
 /// What is logged.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Log")]
-pub struct LogArgs {
+pub(crate) struct LogArgs {
     /// trace, debug, info, warning, error or critical, in any case
     #[arg(long, env = "LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: LogLevel,
@@ -185,7 +185,7 @@ pub struct LogArgs {
 
 /// All settings of a server, checked against each other.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub(crate) struct Config {
     /// Which model, and how it is built.
     pub model: model::Settings,
     /// How requests share the model.
@@ -201,7 +201,7 @@ impl ServeArgs {
     ///
     /// # Errors
     /// All that is wrong, a line each.
-    pub fn resolve(&self) -> Result<Config> {
+    pub(crate) fn resolve(&self) -> Result<Config> {
         let mut problems = self.problems();
         let model = self
             .model
@@ -305,7 +305,7 @@ impl BatchArgs {
 
 impl LogArgs {
     /// What is logged, as `telemetry` takes it.
-    pub fn settings(&self) -> telemetry::Settings {
+    pub(crate) fn settings(&self) -> telemetry::Settings {
         telemetry::Settings {
             level: self.log_level,
             directives: self.rust_log.clone(),

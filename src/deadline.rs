@@ -8,14 +8,14 @@ use crate::error::{Error, Result};
 
 /// The time until which work is worth doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deadline {
+pub(crate) struct Deadline {
     at: Instant,
     within: Duration,
 }
 
 impl Deadline {
     /// A deadline so long after now.
-    pub fn after(within: Duration) -> Self {
+    pub(crate) fn after(within: Duration) -> Self {
         Self {
             at: Instant::now() + within,
             within,
@@ -23,13 +23,13 @@ impl Deadline {
     }
 
     /// A deadline that work at the start of the program does not reach.
-    pub fn far_away() -> Self {
+    pub(crate) fn far_away() -> Self {
         Self::after(Duration::from_hours(24 * 365))
     }
 
     /// The deadline for a part of the work that may use this share of the time that is left.
     #[must_use]
-    pub fn for_share(self, share: f64) -> Self {
+    pub(crate) fn for_share(self, share: f64) -> Self {
         let now = Instant::now();
         let left = self.at.saturating_duration_since(now);
         Self {
@@ -39,22 +39,22 @@ impl Deadline {
     }
 
     /// When it is.
-    pub fn at(self) -> Instant {
+    pub(crate) fn at(self) -> Instant {
         self.at
     }
 
     /// The time that the request was given in all.
-    pub fn within(self) -> Duration {
+    pub(crate) fn within(self) -> Duration {
         self.within
     }
 
     /// Whether it has passed.
-    pub fn is_over(self) -> bool {
+    pub(crate) fn is_over(self) -> bool {
         Instant::now() >= self.at
     }
 
     /// The error of work that was not done by then.
-    pub fn exceeded(self) -> Error {
+    pub(crate) fn exceeded(self) -> Error {
         Error::DeadlineExceeded(self.within)
     }
 
@@ -62,7 +62,7 @@ impl Deadline {
     ///
     /// # Errors
     /// [`Error::DeadlineExceeded`] if it is not done by then; the errors of the work.
-    pub async fn bound<T>(self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(crate) async fn bound<T>(self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let done = timeout_at(self.at.into(), work).await;
         done.unwrap_or_else(|_| Err(self.exceeded()))
     }

@@ -39,7 +39,7 @@ mod tls;
 mod unread;
 pub(crate) mod wire;
 
-pub use self::{
+pub(crate) use self::{
     app::{App, Shared},
     host::Host,
     listen::{Listener, serve},

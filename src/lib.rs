@@ -1,30 +1,28 @@
 //! A reranking service: a query and documents go in, the documents come out ordered by how well
-//! they answer.
+//! they answer the query.
 //!
-//! A suggested order of reading (`ARCHITECTURE.md` has the map and the rules):
+//! A suggested order of reading (`ARCHITECTURE.md` has the map and the rules): `rerank` is the use
+//! case, `scheduler` shares the model among requests, [`model`] and `ops` are the network and its
+//! kernels, [`tokenizer`] makes tokens of texts, `http` and [`cli`] are the two ways in, `config`
+//! has every option.
 //!
-//! 1. [`rerank`]: the use case, in one file.
-//! 2. [`scheduler`]: how concurrent requests share the model.
-//! 3. [`model`] and [`ops`]: the network and the operations it is made of; [`tokenizer`]: what it
-//!    reads.
-//! 4. [`http`] and [`cli`]: the two ways in; [`config`]: every option.
-//! 5. [`error`] and [`telemetry`]: what goes wrong and what is told.
+//! The public modules are those that `main` and the tests use.
 
 mod allocator;
 pub mod batch;
 pub mod cli;
-pub mod config;
-pub mod deadline;
+mod config;
+mod deadline;
 pub mod error;
-pub mod http;
-pub mod memory;
-pub mod metrics;
+mod http;
+mod memory;
+mod metrics;
 pub mod model;
-pub mod ops;
-pub mod queue;
-pub mod rerank;
-pub mod scheduler;
-pub mod secret;
+mod ops;
+mod queue;
+mod rerank;
+mod scheduler;
+mod secret;
 pub mod telemetry;
-pub mod text_pool;
+mod text_pool;
 pub mod tokenizer;

@@ -17,7 +17,7 @@ use std::{
 
 use prometheus::IntGauge;
 
-pub use self::limit::available_bytes;
+pub(crate) use self::limit::available_bytes;
 use crate::error::Error;
 
 /// A request up to this size may use the whole budget.
@@ -30,7 +30,7 @@ const RESERVE: usize = 8;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The bytes that all requests together may hold.
-pub struct Budget {
+pub(crate) struct Budget {
     total: usize,
     used: AtomicUsize,
     /// The most that was used since this was asked for last.
@@ -39,14 +39,14 @@ pub struct Budget {
 }
 
 /// What one request holds of the budget; given back when it is dropped.
-pub struct Lease {
+pub(crate) struct Lease {
     budget: Arc<Budget>,
     bytes: usize,
 }
 
 impl Budget {
     /// A budget of which nothing is used; `gauge` shows how much is.
-    pub fn new(total: usize, gauge: IntGauge) -> Arc<Self> {
+    pub(crate) fn new(total: usize, gauge: IntGauge) -> Arc<Self> {
         Arc::new(Self {
             total,
             used: AtomicUsize::new(0),
@@ -56,7 +56,7 @@ impl Budget {
     }
 
     /// A lease of nothing, which can grow.
-    pub fn lease(self: &Arc<Self>) -> Lease {
+    pub(crate) fn lease(self: &Arc<Self>) -> Lease {
         Lease {
             budget: Arc::clone(self),
             bytes: 0,
@@ -64,12 +64,12 @@ impl Budget {
     }
 
     /// Bytes that requests hold.
-    pub fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
     /// The most bytes that they have held since the last call.
-    pub fn take_peak(&self) -> usize {
+    pub(crate) fn take_peak(&self) -> usize {
         self.peak.swap(self.used(), Ordering::Relaxed)
     }
 
@@ -98,7 +98,7 @@ impl Lease {
     /// # Errors
     /// [`Error::OutOfMemory`] if others use it, [`Error::TooLargeForMemory`] if it is not that
     /// large; the lease stays as it was.
-    pub fn grow(&mut self, bytes: usize) -> Result<(), Error> {
+    pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Error> {
         let grown = self.budget.set(|used| self.room_to_grow(bytes, used).ok());
         if let Err(used) = grown {
             self.room_to_grow(bytes, used)?;
@@ -111,7 +111,7 @@ impl Lease {
     ///
     /// # Errors
     /// Fails as [`Self::grow`] does.
-    pub fn check(&self, bytes: usize) -> Result<(), Error> {
+    pub(crate) fn check(&self, bytes: usize) -> Result<(), Error> {
         let used = self.budget.used();
         self.room_to_grow(bytes, used).map(drop)
     }
@@ -134,12 +134,12 @@ impl Lease {
     }
 
     /// What it holds.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Gives back all but so many bytes.
-    pub fn shrink_to(&mut self, bytes: usize) {
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
         let back = self.bytes.saturating_sub(bytes);
         let _ = self.budget.set(|used| Some(used - back));
         self.bytes -= back;

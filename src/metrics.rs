@@ -12,11 +12,11 @@ use prometheus::{
 };
 
 /// The content type of [`Metrics::render`].
-pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+pub(crate) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// Lines that never reached standard error. The log is the process's, and so is what is counted of
 /// it.
-pub static LOG_LINES_DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
+pub(crate) static LOG_LINES_DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
     counter(
         "log_lines_dropped_total",
         "Lines of the log that were dropped, because standard error did not take them.",
@@ -25,7 +25,7 @@ pub static LOG_LINES_DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
 
 /// Why a request was refused; the label `reason` has these values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// It is no request that can be scored.
     Invalid,
     /// It exceeds a limit.
@@ -82,7 +82,7 @@ impl Refused {
     ];
 
     /// The value of the label.
-    pub fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Invalid => "invalid",
             Self::TooLarge => "too_large",
@@ -106,7 +106,7 @@ impl Refused {
 
 /// A part of the time of a request that is scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Reading the body: from its last byte to what is to be scored.
     Parse,
     /// Tokenizing: from what is to be scored to admission by the queue.
@@ -130,7 +130,7 @@ impl Stage {
 }
 
 /// All metrics of one process.
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     /// Answers, by route, wire format and status.
     pub requests: IntCounterVec,
@@ -170,7 +170,7 @@ struct Batches {
 
 impl Metrics {
     /// All of them, at zero.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let new = New(Registry::new());
         let metrics = Self {
             requests: new.counters(
@@ -242,18 +242,18 @@ impl Metrics {
     }
 
     /// Notes the time that a request spent in a stage.
-    pub fn observe_stage(&self, stage: Stage, took: Duration) {
+    pub(crate) fn observe_stage(&self, stage: Stage, took: Duration) {
         let seconds = self.stage_seconds.with_label_values(&[stage.label()]);
         seconds.observe(took.as_secs_f64());
     }
 
     /// The counter of requests that were refused for this reason.
-    pub fn refused(&self, reason: Refused) -> IntCounter {
+    pub(crate) fn refused(&self, reason: Refused) -> IntCounter {
         self.refused.with_label_values(&[reason.label()])
     }
 
     /// Says what model is running, from now on.
-    pub fn set_info(&self, model: &str, device: &str, dtype: &str, backend: &str) {
+    pub(crate) fn set_info(&self, model: &str, device: &str, dtype: &str, backend: &str) {
         let version = env!("CARGO_PKG_VERSION");
         let labels = [version, model, device, dtype, backend];
         self.info.with_label_values(&labels).set(1);
@@ -262,7 +262,13 @@ impl Metrics {
 
     /// Notes a batch of so many pairs and tokens that has been computed, with how many tokens of
     /// padding.
-    pub fn observe_batch(&self, pairs: usize, tokens: usize, padding: usize, took: Duration) {
+    pub(crate) fn observe_batch(
+        &self,
+        pairs: usize,
+        tokens: usize,
+        padding: usize,
+        took: Duration,
+    ) {
         let batches = &self.batches;
         batches.seconds.observe(took.as_secs_f64());
         batches.sizes_in_tokens.observe(tokens as f64);
@@ -272,7 +278,7 @@ impl Metrics {
     }
 
     /// Notes the time that one kind of operation took of a batch.
-    pub fn observe_operation(&self, operation: &str, took: Duration) {
+    pub(crate) fn observe_operation(&self, operation: &str, took: Duration) {
         let seconds = &self.batches.operation_seconds;
         seconds
             .with_label_values(&[operation])
@@ -280,7 +286,7 @@ impl Metrics {
     }
 
     /// The text that Prometheus reads.
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut text = Vec::new();
         let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         encoded.expect("writing to memory does not fail");

@@ -17,7 +17,7 @@ mod aligned;
 mod attention;
 mod clock;
 #[cfg(feature = "cuda")]
-pub mod cuda;
+pub(crate) mod cuda;
 mod disjoint;
 mod embedding;
 mod gpu_info;
@@ -29,11 +29,11 @@ mod precision;
 mod simd;
 mod softmax;
 
-pub use self::{
+pub(crate) use self::{
     activation::Activation,
     clock::{Operation, Spent},
     gpu_info::GpuInfo,
-    peak::{Peak, peak},
+    peak::peak,
     precision::Precision,
 };
 pub(crate) use self::{

@@ -29,7 +29,7 @@ mod tests;
 
 use std::collections::{BinaryHeap, VecDeque};
 
-pub use self::pace::Pace;
+pub(crate) use self::pace::Pace;
 
 /// A request of more than so many batches is large: it yields to small ones more often.
 const LARGE_BATCHES: usize = 2;
@@ -46,7 +46,7 @@ const LARGE_SHARE: f64 = 0.95;
 
 /// The sizes of batches and of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Tokens in a batch. A single pair longer than this still gets a batch, of its own.
     pub batch_tokens: usize,
     /// Tokens in a batch that holds nothing but work of large requests while small ones come: those

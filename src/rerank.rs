@@ -30,7 +30,7 @@ use crate::{
 };
 
 use self::pairs::{Pairs, Plan};
-pub use self::{job::Job, limits::Limits};
+pub(crate) use self::{job::Job, limits::Limits};
 
 /// Requests with no more text than this are encoded in one piece of work.
 const AT_ONCE: usize = 64 * 1024;
@@ -46,7 +46,7 @@ const HASHED_PER_BYTE: usize = 8;
 const SCORING_SHARE: f64 = 0.98;
 
 /// A loaded model with its tokenizer and its queue.
-pub struct Reranker {
+pub(crate) struct Reranker {
     tokenizer: Arc<PairTokenizer>,
     text: Arc<TextPool>,
     scheduler: Scheduler,
@@ -57,7 +57,7 @@ pub struct Reranker {
 
 /// What clients may want to know of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelInfo {
+pub(crate) struct ModelInfo {
     /// The name of the model as configured: a hub id, a directory or `demo`.
     pub id: String,
     /// The commit of the hub's repository, where it came from one.
@@ -76,18 +76,18 @@ pub struct ModelInfo {
 
 /// How well a document answers the query.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Score {
+pub(crate) struct Score {
     /// The document's place in the request.
     pub index: usize,
     /// The raw logit of the model.
     pub logit: f32,
     /// The sigmoid of the logit, in [0, 1].
-    pub score: f64,
+    pub sigmoid: f64,
 }
 
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Ranking {
+pub(crate) struct Ranking {
     /// Every document, best first, ties in the order of the request.
     pub scores: Vec<Score>,
     /// Tokens of all pairs as the model reads them: truncated, with the special ones.
@@ -106,7 +106,7 @@ impl Reranker {
     ///
     /// # Errors
     /// A sentence for a person: what is wrong with which file or option, and what to do.
-    pub fn load(
+    pub(crate) fn load(
         model: &model::Settings,
         scheduler: scheduler::Settings,
         limits: Limits,
@@ -177,22 +177,22 @@ impl Reranker {
     }
 
     /// What model this is.
-    pub fn info(&self) -> &ModelInfo {
+    pub(crate) fn info(&self) -> &ModelInfo {
         &self.info
     }
 
     /// The sizes of batches and of the queue.
-    pub fn batching(&self) -> queue::Limits {
+    pub(crate) fn batching(&self) -> queue::Limits {
         self.batching
     }
 
     /// Pairs waiting for a batch.
-    pub fn queued_pairs(&self) -> usize {
+    pub(crate) fn queued_pairs(&self) -> usize {
         self.scheduler.queued_pairs()
     }
 
     /// Refuses new work; what was admitted is still answered.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.scheduler.close();
     }
 
@@ -201,7 +201,12 @@ impl Reranker {
     ///
     /// # Errors
     /// See [`Error`]; every score of a ranking is finite.
-    pub async fn rerank(&self, job: Job, deadline: Deadline, lease: &mut Lease) -> Result<Ranking> {
+    pub(crate) async fn rerank(
+        &self,
+        job: Job,
+        deadline: Deadline,
+        lease: &mut Lease,
+    ) -> Result<Ranking> {
         deadline.bound(self.score(job, deadline, lease)).await
     }
 
@@ -365,7 +370,7 @@ fn rank(logits: &[f32]) -> Vec<Score> {
         .map(|(index, &logit)| Score {
             index,
             logit,
-            score: sigmoid(logit),
+            sigmoid: sigmoid(logit),
         })
         .collect();
     scores.sort_by(|a, b| b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal)); // all finite; 0.0 ties with -0.0
@@ -397,8 +402,8 @@ mod tests {
         #[test]
         fn scores_are_in_the_unit_interval_and_fall(logits in prop::collection::vec(-60f32..60.0, 0..50)) {
             let scores = rank(&logits);
-            prop_assert!(scores.iter().all(|s| (0.0..=1.0).contains(&s.score)));
-            prop_assert!(scores.windows(2).all(|w| w[0].score >= w[1].score));
+            prop_assert!(scores.iter().all(|s| (0.0..=1.0).contains(&s.sigmoid)));
+            prop_assert!(scores.windows(2).all(|w| w[0].sigmoid >= w[1].sigmoid));
             prop_assert_eq!(scores.len(), logits.len());
         }
     }

@@ -26,7 +26,7 @@ use std::{
 use tokio::sync::oneshot;
 use tracing::error;
 
-pub use self::state::Scored;
+pub(crate) use self::state::Scored;
 use self::state::{State, Waiting};
 use crate::{
     batch::Batch,
@@ -40,7 +40,7 @@ use crate::{
 
 /// How requests share the model.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Pairs computed at once.
     pub batch_pairs: usize,
     /// Pairs that may wait.
@@ -51,7 +51,7 @@ pub struct Settings {
 }
 
 /// The handle that requests share. When it is dropped the threads drain the queue and end.
-pub struct Scheduler {
+pub(crate) struct Scheduler {
     shared: Arc<Shared>,
     next_id: AtomicU64,
 }
@@ -71,7 +71,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// If the operating system gives no thread.
-    pub fn new(
+    pub(crate) fn new(
         models: Vec<Box<dyn CrossEncoder>>,
         limits: Limits,
         batch_wait: Duration,
@@ -105,7 +105,7 @@ impl Scheduler {
     /// they never will; [`Error::Late`] if they cannot be done in time, as soon as that is known,
     /// [`Error::TooSlow`] if they could not even alone; [`Error::ShuttingDown`] after
     /// [`Self::close`]; [`Error::Inference`] if the batch of any of them failed.
-    pub async fn score(&self, pairs: Vec<Encoding>, deadline: Deadline) -> Result<Scored> {
+    pub(crate) async fn score(&self, pairs: Vec<Encoding>, deadline: Deadline) -> Result<Scored> {
         if pairs.is_empty() {
             let (queued, computed) = (Duration::ZERO, Duration::ZERO);
             return Ok(Scored {
@@ -129,7 +129,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// [`Error::Late`] if not.
-    pub fn check(&self, tokens: usize, deadline: Deadline) -> Result<()> {
+    pub(crate) fn check(&self, tokens: usize, deadline: Deadline) -> Result<()> {
         let state = self.shared.lock();
         if state.queue.is_empty() {
             return Ok(());
@@ -141,12 +141,12 @@ impl Scheduler {
     }
 
     /// Pairs waiting for a batch.
-    pub fn queued_pairs(&self) -> usize {
+    pub(crate) fn queued_pairs(&self) -> usize {
         self.shared.lock().queue.len()
     }
 
     /// Refuses new requests from now on; those admitted are still answered.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.shared.lock().open = false;
         self.shared.changed.notify_all();
     }

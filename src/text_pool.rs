@@ -39,7 +39,7 @@ const LIMITS: Limits = Limits {
 };
 
 /// The threads, shared by all requests. When it is dropped they end.
-pub struct TextPool {
+pub(crate) struct TextPool {
     shared: Arc<Shared>,
     next_id: AtomicU64,
 }
@@ -66,14 +66,14 @@ type Task = Box<dyn FnOnce() + Send>;
 
 /// Whether somebody still waits for the result. Long work asks now and then.
 #[derive(Clone)]
-pub struct Demand {
+pub(crate) struct Demand {
     given_up: Arc<AtomicBool>,
     deadline: Deadline,
 }
 
 impl Demand {
     /// A demand that ends with the deadline, if not before.
-    pub fn until(deadline: Deadline) -> Self {
+    pub(crate) fn until(deadline: Deadline) -> Self {
         Self {
             given_up: Arc::default(),
             deadline,
@@ -81,13 +81,13 @@ impl Demand {
     }
 
     /// Whether to go on.
-    pub fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         !self.given_up.load(Ordering::Relaxed) && !self.deadline.is_over()
     }
 
     /// The error of work that was ended because there is no demand any more. A client that is gone
     /// does not see it.
-    pub fn ended(&self) -> Error {
+    pub(crate) fn ended(&self) -> Error {
         self.deadline.exceeded()
     }
 }
@@ -97,7 +97,7 @@ impl TextPool {
     ///
     /// # Errors
     /// If the operating system gives no threads.
-    pub fn new(threads: usize) -> io::Result<Self> {
+    pub(crate) fn new(threads: usize) -> io::Result<Self> {
         let threads = threads.max(2);
         let pool = Self {
             shared: Arc::new(Shared {
@@ -127,7 +127,7 @@ impl TextPool {
     ///
     /// # Errors
     /// See [`Self::run_all`].
-    pub async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         bytes: usize,
         deadline: Deadline,
@@ -143,7 +143,7 @@ impl TextPool {
     /// # Errors
     /// [`Error::Late`] if it could not be done in time, [`Error::DeadlineExceeded`] if it is not,
     /// [`Error::Inference`] if a piece panics.
-    pub async fn run_all<T: Send + 'static>(
+    pub(crate) async fn run_all<T: Send + 'static>(
         &self,
         pieces: Vec<(usize, impl FnOnce(&Demand) -> T + Send + 'static)>,
         deadline: Deadline,

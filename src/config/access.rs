@@ -12,7 +12,7 @@ use crate::{
 /// Who may connect, and how.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Access")]
-pub struct AccessArgs {
+pub(crate) struct AccessArgs {
     /// Keys that clients must send, separated by commas; without any, everyone may use the server
     #[arg(
         long,

@@ -19,7 +19,7 @@ const DEFAULT_MEMORY: usize = 1_000_000_000;
 /// Where and within what limits the server listens.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Server")]
-pub struct HttpArgs {
+pub(crate) struct HttpArgs {
     /// Address or name to listen on
     #[arg(
         long,

@@ -24,7 +24,7 @@ const DAY: u64 = 86_400;
     clippy::struct_field_names,
     reason = "the names of the variables that all clients of the hub read"
 )]
-pub struct HubArgs {
+pub(crate) struct HubArgs {
     /// Access token for gated or private repositories
     #[arg(long, env = "HF_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub hf_token: Option<Secret>,

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What all requests in flight share.
-pub struct Shared {
+pub(crate) struct Shared {
     /// The memory budget of requests in flight.
     pub memory: Arc<Budget>,
     /// The threads that parse, tokenize and serialise.
@@ -27,7 +27,7 @@ pub struct Shared {
 }
 
 /// What the handlers share. It exists before the model has loaded.
-pub struct App {
+pub(crate) struct App {
     pub(super) model_id: String,
     pub(super) settings: Settings,
     pub(super) limits: Limits,
@@ -46,7 +46,7 @@ impl App {
     ///
     /// # Errors
     /// A file of keys that cannot be used.
-    pub fn new(
+    pub(crate) fn new(
         model_id: String,
         settings: Settings,
         limits: Limits,
@@ -71,7 +71,7 @@ impl App {
     }
 
     /// Takes the model that has loaded: requests are answered from now on.
-    pub fn set_ready(&self, reranker: Reranker) {
+    pub(crate) fn set_ready(&self, reranker: Reranker) {
         let info = reranker.info();
         self.metrics
             .set_info(&info.id, info.device, info.dtype, info.backend);

@@ -8,7 +8,7 @@ use std::{
 
 /// Where to listen: an address, or a name that has some.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Host(String);
+pub(crate) struct Host(String);
 
 impl Host {
     /// All its addresses, with a port. Those of IPv4 come first: who writes an address by hand
@@ -16,7 +16,7 @@ impl Host {
     ///
     /// # Errors
     /// A name without an address.
-    pub fn addresses(&self, port: u16) -> io::Result<Vec<SocketAddr>> {
+    pub(crate) fn addresses(&self, port: u16) -> io::Result<Vec<SocketAddr>> {
         let mut addresses: Vec<SocketAddr> = (&*self.0, port).to_socket_addrs()?.collect();
         addresses.sort_by_key(SocketAddr::is_ipv6);
         Ok(addresses)

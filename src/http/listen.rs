@@ -51,7 +51,7 @@ const HEADER_BYTES: u32 = 64 * 1024;
 const SAME_SIGNAL: Duration = Duration::from_millis(250);
 
 /// An open port, and the certificate if it is to speak HTTPS.
-pub struct Listener {
+pub(crate) struct Listener {
     tcp: TcpListener,
     tls: Option<Tls>,
 }
@@ -59,7 +59,7 @@ pub struct Listener {
 impl Listener {
     /// # Errors
     /// A port that is taken, a certificate that cannot be used.
-    pub async fn bind(settings: &Settings) -> Result<Self> {
+    pub(crate) async fn bind(settings: &Settings) -> Result<Self> {
         let tls = settings.access.tls.clone().map(Tls::load).transpose()?;
         let (host, port) = (&settings.host, settings.port);
         let addresses = host.addresses(port).with_context(|| {
@@ -78,12 +78,12 @@ impl Listener {
     ///
     /// # Errors
     /// If the socket fails.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.tcp.local_addr()
     }
 
     /// `https` or `http`.
-    pub fn scheme(&self) -> &'static str {
+    pub(crate) fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
@@ -126,7 +126,11 @@ impl Listener {
 ///
 /// # Errors
 /// If the socket fails.
-pub async fn serve(listener: Listener, app: Arc<App>, mut stop: impl AsyncFnMut()) -> Result<()> {
+pub(crate) async fn serve(
+    listener: Listener,
+    app: Arc<App>,
+    mut stop: impl AsyncFnMut(),
+) -> Result<()> {
     reload_what_changes(&listener, &app)?;
     warn_if_open(listener.local_addr()?, &app);
     let handle = Handle::new();

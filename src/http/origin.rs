@@ -4,16 +4,16 @@ use std::str::FromStr;
 
 /// The origin of a web page as a browser sends it, or `*` for any.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin(String);
+pub(crate) struct Origin(String);
 
 impl Origin {
     /// The origin as the header `Origin` has it.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
     /// Whether this stands for all origins.
-    pub fn is_any(&self) -> bool {
+    pub(crate) fn is_any(&self) -> bool {
         self.0 == "*"
     }
 }

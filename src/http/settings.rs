@@ -8,7 +8,7 @@ use crate::secret::Secret;
 
 /// Where and within what limits the server listens.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The address or name to listen on.
     pub host: Host,
     /// The port to listen on.
@@ -33,7 +33,7 @@ pub struct Settings {
 
 /// Who may connect, and how.
 #[derive(Debug, Clone)]
-pub struct AccessSettings {
+pub(crate) struct AccessSettings {
     /// The API keys.
     pub keys: KeySettings,
     /// The files of HTTPS, if it is asked for.
@@ -44,7 +44,7 @@ pub struct AccessSettings {
 
 /// Where the keys are that open the server; neither means that it is open.
 #[derive(Debug, Clone)]
-pub struct KeySettings {
+pub(crate) struct KeySettings {
     /// The keys themselves; none is blank.
     pub given: Vec<Secret>,
     /// A file with more keys.
@@ -53,7 +53,7 @@ pub struct KeySettings {
 
 /// The files of HTTPS.
 #[derive(Debug, Clone)]
-pub struct TlsFiles {
+pub(crate) struct TlsFiles {
     /// The certificate chain, the server's own first.
     pub cert: PathBuf,
     /// The private key of the certificate.

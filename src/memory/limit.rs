@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Bytes that this process may use; none where nothing says so.
-pub fn available_bytes() -> Option<usize> {
+pub(crate) fn available_bytes() -> Option<usize> {
     let root = Path::new("/sys/fs/cgroup");
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let group = group_files(root, &groups).into_iter();

@@ -4,7 +4,7 @@ use super::simd;
 
 /// The function that a projection's outputs go through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
+pub(crate) enum Activation {
     /// None: outputs stay as they are.
     None,
     /// The exact (erf) GELU.

@@ -28,7 +28,7 @@ impl Operation {
 }
 
 /// Time by operation.
-pub type Spent = [(Operation, Duration); 3];
+pub(crate) type Spent = [(Operation, Duration); 3];
 
 const NONE: Spent = [
     (Operation::Projection, Duration::ZERO),

@@ -19,12 +19,12 @@ mod memory;
 mod number;
 mod peak;
 
-pub use self::{
+pub(crate) use self::{
     check::{Check, checks},
     gpu::{Gpu, is_out_of_memory},
     kernels::{Norm, Qkv, Rows, TILE_QUERIES, WIDEST},
     matmul::{ROWS, WeightView},
-    memory::{Buffer, Event, Pinned, Stream, View, ViewMut},
+    memory::{Buffer, Event, Pinned, seconds_between},
     number::Number,
     peak::{Peaks, peaks},
 };

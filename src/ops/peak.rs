@@ -6,7 +6,7 @@ use super::{matmul::kernels, precision::Precision};
 
 /// The best rate of one kind of arithmetic.
 #[derive(Debug, Clone, Copy)]
-pub struct Peak {
+pub(crate) struct Peak {
     /// The instructions that are used for it.
     pub instructions: &'static str,
     /// Multiplications and additions per second, all threads together.
@@ -15,7 +15,7 @@ pub struct Peak {
 
 /// Multiplies and adds out of registers on all threads at once, and takes the best of many short
 /// runs: a neighbour on a shared machine only ever makes one slower.
-pub fn peak(precision: Precision) -> Peak {
+pub(crate) fn peak(precision: Precision) -> Peak {
     const RUNS: u32 = 25;
     const RUN: Duration = Duration::from_millis(20);
     let tile = kernels::best(precision);

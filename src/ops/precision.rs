@@ -2,7 +2,7 @@
 
 /// How weights are kept and multiplied on the CPU. Everything between the products is f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precision {
+pub(crate) enum Precision {
     /// Weights as they came.
     F32,
     /// Weights in 16 bits, multiplied in f32: half the memory at the speed of f32.

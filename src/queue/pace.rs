@@ -12,7 +12,7 @@ const REMEMBERED: usize = 9;
 const SAMPLE: Duration = Duration::from_millis(100);
 
 /// The speed of one worker.
-pub struct Pace {
+pub(crate) struct Pace {
     /// Smaller pieces say more of what a piece costs than of what a unit costs.
     smallest: usize,
     /// The sample that is being put together.
@@ -25,7 +25,7 @@ pub struct Pace {
 
 impl Pace {
     /// A speed that is not known yet; pieces of fewer than `smallest` units do not change it.
-    pub fn new(smallest: usize) -> Self {
+    pub(crate) fn new(smallest: usize) -> Self {
         Self {
             smallest,
             units: 0,
@@ -36,7 +36,7 @@ impl Pace {
     }
 
     /// Notes that a piece of work of so many units took so long.
-    pub fn observe(&mut self, units: usize, took: Duration) {
+    pub(crate) fn observe(&mut self, units: usize, took: Duration) {
         if units < self.smallest.max(1) {
             return;
         }

@@ -6,7 +6,7 @@ use crate::tokenizer::{Truncation, strip};
 
 /// What to score.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Job {
+pub(crate) struct Job {
     /// One query for all documents, or one for each.
     pub queries: Vec<Arc<str>>,
     /// The documents, in the order of the request.

@@ -7,7 +7,7 @@ use crate::error::Error;
 
 /// What a request may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Time allowed from the end of its body to its answer.
     pub deadline: Duration,
     /// Windows of a long document, where the request does not say.
@@ -25,7 +25,7 @@ impl Limits {
     ///
     /// # Errors
     /// Which limit it exceeds, and by how much.
-    pub fn check(&self, job: &Job) -> Result<(), Error> {
+    pub(crate) fn check(&self, job: &Job) -> Result<(), Error> {
         let (actual, limit) = (job.documents.len(), self.documents);
         if actual > limit {
             return Err(Error::TooManyDocuments { actual, limit });

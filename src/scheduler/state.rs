@@ -23,7 +23,7 @@ const ALONE_SHARE: f64 = 0.9;
 
 /// The answer to one request.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Scored {
+pub(crate) struct Scored {
     /// One finite logit per pair, in the order given.
     pub logits: Vec<f32>,
     /// Time from admission until the first of the request's batches started.

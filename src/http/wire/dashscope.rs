@@ -151,7 +151,7 @@ impl<'a> Response<'a> {
     fn new(request: &'a Request, served: &Served<'a>) -> Self {
         let results = served.best(request.top_n).map(|score| Ranked {
             index: score.index,
-            relevance_score: score.score,
+            relevance_score: score.sigmoid,
             document: request
                 .return_documents
                 .then(|| &request.documents[score.index]),

@@ -113,7 +113,7 @@ fn response<'a>(request: &'a Request, served: &Served<'_>) -> Vec<Ranked<'a>> {
     let best = served.best(request.top_n);
     best.map(|score| Ranked {
         index: score.index,
-        score: score.score,
+        score: score.sigmoid,
         text: request
             .return_documents
             .then(|| &*request.documents[score.index]),

@@ -138,7 +138,7 @@ impl<'a> Response<'a> {
     fn new(request: &'a Request, served: &Served<'a>) -> Self {
         let data = served.best(request.top_k).map(|score| Ranked {
             index: score.index,
-            score: score.score,
+            score: score.sigmoid,
             input: request
                 .return_input
                 .then(|| request.input[score.index].as_it_came()),

@@ -131,7 +131,7 @@ impl<'a> Response<'a> {
         let documents: Vec<_> = best
             .map(|score| Ranked {
                 document: &request.documents[score.index],
-                score: score.score,
+                score: score.sigmoid,
             })
             .collect();
         Self {
@@ -321,7 +321,7 @@ mod tests {
         let scores = job.documents.iter().enumerate().map(|(index, text)| Score {
             index,
             logit: 0.0,
-            score: stub_score(text),
+            sigmoid: stub_score(text),
         });
         let mut ranking = Ranking {
             scores: scores.collect(),
@@ -330,7 +330,7 @@ mod tests {
             queued: Duration::ZERO,
             computed: Duration::ZERO,
         };
-        let best_first = |a: &Score, b: &Score| b.score.total_cmp(&a.score);
+        let best_first = |a: &Score, b: &Score| b.sigmoid.total_cmp(&a.sigmoid);
         ranking.scores.sort_by(best_first);
         let served = Served {
             ranking: &ranking,

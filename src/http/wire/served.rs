@@ -37,7 +37,7 @@ pub(super) fn value(score: &Score, raw: bool) -> f64 {
     if raw {
         f64::from(score.logit)
     } else {
-        score.score
+        score.sigmoid
     }
 }
 

@@ -400,7 +400,7 @@ fn ranking() -> Ranking {
     let score = |index, logit: f32| Score {
         index,
         logit,
-        score: f64::from(logit) / 10.0,
+        sigmoid: f64::from(logit) / 10.0,
     };
     Ranking {
         scores: vec![score(1, 5.0), score(2, 2.5), score(0, 0.0)],

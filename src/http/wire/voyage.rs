@@ -95,7 +95,7 @@ impl<'a> Response<'a> {
     fn new(request: &'a results::Request, served: &Served<'a>) -> Self {
         let data = served.best(request.limit()).map(|score| Ranked {
             index: score.index,
-            relevance_score: score.score,
+            relevance_score: score.sigmoid,
             document: request.repeated_text(score.index),
         });
         Self {

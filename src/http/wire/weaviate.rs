@@ -115,7 +115,7 @@ impl<'a> Response<'a> {
     fn new(request: &'a Request, served: &Served<'_>) -> Self {
         let scores = served.best(None).map(|score| Scored {
             document: &request.documents[score.index],
-            score: score.score,
+            score: score.sigmoid,
         });
         Self {
             query: &request.query,

@@ -84,7 +84,7 @@ fn layers(encoder: &GpuEncoder, tokens: usize) -> Result<Layers> {
         .windows(2)
         .map(|events| {
             let (first, second) = (&events[0].1, &events[1].1);
-            Ok((events[1].0, encoder.gpu.stream.seconds(first, second)?))
+            Ok((events[1].0, cuda::seconds_between(first, second)?))
         })
         .collect::<Result<Vec<_>>>()?;
     Ok(Layers {

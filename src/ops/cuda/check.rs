@@ -15,7 +15,7 @@ mod rows;
 use anyhow::Result;
 use half::f16;
 
-pub use self::comparison::Check;
+pub(crate) use self::comparison::Check;
 use self::{
     attention::{attention, first_attention, overflow},
     products::{multiply, narrow},
@@ -24,7 +24,7 @@ use self::{
 use super::gpu::Gpu;
 
 /// Runs all of them: a second or so on a GPU.
-pub fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
+pub(crate) fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
     let mut all = Vec::new();
     for width in [64, 100, 256, 1024] {
         all.push(embed::<f16, f16>(gpu, 7, width)?);

@@ -24,7 +24,7 @@ use crate::ops::gpu_info::GpuInfo;
 const OLDEST_DRIVER: u32 = 12_000;
 
 /// A GPU that can compute.
-pub struct Gpu {
+pub(crate) struct Gpu {
     /// The GPU's memory, and the order of its work.
     pub stream: Stream,
     /// Our own kernels.
@@ -65,7 +65,7 @@ impl Gpu {
     ///
     /// # Errors
     /// Why it cannot be used, in words for an operator.
-    pub fn open(ordinal: usize) -> Result<Self> {
+    pub(crate) fn open(ordinal: usize) -> Result<Self> {
         let count = device_count()?;
         ensure!(
             ordinal < count,
@@ -108,13 +108,13 @@ impl Gpu {
     }
 
     /// What it is.
-    pub fn info(&self) -> &GpuInfo {
+    pub(crate) fn info(&self) -> &GpuInfo {
         &self.info
     }
 }
 
 /// Whether an operation failed for want of the GPU's memory.
-pub fn is_out_of_memory(error: &anyhow::Error) -> bool {
+pub(crate) fn is_out_of_memory(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let driver = cause.downcast_ref::<DriverError>();
         driver.is_some_and(|error| error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)

@@ -18,9 +18,9 @@ use super::{
 };
 
 /// The most queries that a tile of attention may have.
-pub const TILE_QUERIES: usize = 64;
+pub(crate) const TILE_QUERIES: usize = 64;
 /// The longest rows that layer norms take. They take multiples of four.
-pub const WIDEST: usize = 1024;
+pub(crate) const WIDEST: usize = 1024;
 /// Heads of this size go to the tensor cores.
 const TENSOR_HEAD: usize = 64;
 /// Heads of other sizes may have up to this.
@@ -47,7 +47,7 @@ const NAMES: [&str; 15] = [
 ];
 
 /// Gain and shift, `[2, width]`, of a layer norm, and what is added to the variance.
-pub struct Norm {
+pub(crate) struct Norm {
     /// On the GPU.
     pub parameters: Buffer<f32>,
     /// ε.
@@ -55,7 +55,7 @@ pub struct Norm {
 }
 
 /// What attention reads, in the columns of one matrix or of two: row strides are in numbers.
-pub struct Qkv<'a, T> {
+pub(crate) struct Qkv<'a, T> {
     /// Queries from the first column on.
     pub queries: View<'a, T>,
     /// Numbers from one row of queries to the next.
@@ -67,7 +67,7 @@ pub struct Qkv<'a, T> {
 }
 
 /// Which rows of the tables of embeddings stand where, on the GPU.
-pub struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     /// Rows of the table of tokens.
     pub tokens: View<'a, u32>,
     /// Rows of the table of positions.
@@ -75,7 +75,7 @@ pub struct Rows<'a> {
 }
 
 /// The kernels, loaded, and the stream on which they are launched.
-pub struct Kernels {
+pub(crate) struct Kernels {
     functions: HashMap<&'static str, CudaFunction>,
     stream: Arc<CudaStream>,
 }
@@ -94,7 +94,7 @@ impl Kernels {
 
     /// `out[i] = norm(tokens[at.tokens[i]] + positions[at.positions[i]])`. `tokens` is
     /// `[vocabulary, width]`, `positions` `[positions, width]`.
-    pub fn embed<W: Number, T: Number>(
+    pub(crate) fn embed<W: Number, T: Number>(
         &self,
         (tokens, positions): (&Buffer<W>, &Buffer<f32>),
         at: &Rows<'_>,
@@ -127,7 +127,7 @@ impl Kernels {
     }
 
     /// `x[i] = norm(product[i] + bias + x[i])`, for the rows of `x`.
-    pub fn add_norm<T: Number>(
+    pub(crate) fn add_norm<T: Number>(
         &self,
         product: &View<'_, f32>,
         bias: &Buffer<f32>,
@@ -153,7 +153,7 @@ impl Kernels {
     }
 
     /// The exact GELU of every number, in place. Their number is a multiple of four.
-    pub fn gelu<T: Number>(&self, x: &mut ViewMut<'_, T>) -> Result<()> {
+    pub(crate) fn gelu<T: Number>(&self, x: &mut ViewMut<'_, T>) -> Result<()> {
         let count = x.len() as u64;
         ensure!(
             count.is_multiple_of(4),
@@ -169,7 +169,7 @@ impl Kernels {
     }
 
     /// `out[i] = x[rows[i]]`, rows of `width` numbers, a multiple of four.
-    pub fn gather<T: Number>(
+    pub(crate) fn gather<T: Number>(
         &self,
         x: &View<'_, T>,
         rows: &View<'_, u32>,
@@ -192,7 +192,7 @@ impl Kernels {
     }
 
     /// `logits[i] = tanh(product[i] + bias) · output + output_bias`.
-    pub fn head(
+    pub(crate) fn head(
         &self,
         product: &View<'_, f32>,
         bias: &Buffer<f32>,
@@ -216,7 +216,7 @@ impl Kernels {
     /// Softmax attention of packed sequences over themselves: heads of `head` numbers side by side,
     /// `width` in all. `tiles` are four numbers each: the first row of queries, how many (at most
     /// [`TILE_QUERIES`]), the first row of keys, how many.
-    pub fn attention<T: Number>(
+    pub(crate) fn attention<T: Number>(
         &self,
         from: &Qkv<'_, T>,
         tiles: &View<'_, u32>,
@@ -255,7 +255,7 @@ impl Kernels {
     }
 
     /// Rounds f32 to f16 and puts 1 into `lost` if a number is beyond f16's range or none.
-    pub fn narrow(
+    pub(crate) fn narrow(
         &self,
         from: &View<'_, f32>,
         to: &mut ViewMut<'_, f16>,
@@ -274,7 +274,7 @@ impl Kernels {
     }
 
     /// f16 to f32.
-    pub fn widen(&self, from: &View<'_, f16>, to: &mut ViewMut<'_, f32>) -> Result<()> {
+    pub(crate) fn widen(&self, from: &View<'_, f16>, to: &mut ViewMut<'_, f32>) -> Result<()> {
         let count = from.len() as u64;
         ensure!(to.len() >= from.len(), "widen: out too short");
         let mut launch = self.stream.launch_builder(self.kernel("widen")?);

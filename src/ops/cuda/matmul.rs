@@ -30,13 +30,13 @@ use super::{
 };
 
 /// Buffers of a product hold a multiple of so many rows; the tensor cores' tiles are no smaller.
-pub const ROWS: usize = 64;
+pub(crate) const ROWS: usize = 64;
 
 /// cuBLAS's `CUBLAS_OP_T`.
 const TRANSPOSED: i32 = 1;
 
 /// cuBLASLt, and what it chose so far.
-pub struct Matmul {
+pub(crate) struct Matmul {
     handle: sys::cublasLtHandle_t,
     stream: Arc<CudaStream>,
     workspace: Buffer<u8>,
@@ -88,7 +88,7 @@ impl Drop for Matmul {
 }
 
 /// A weight `[outputs, inputs]` as it is multiplied.
-pub struct WeightView<'a, T> {
+pub(crate) struct WeightView<'a, T> {
     /// Row by row.
     pub numbers: View<'a, T>,
     /// Rows.
@@ -100,7 +100,7 @@ pub struct WeightView<'a, T> {
 impl Matmul {
     /// `out = x · weightᵀ + bias` for so many rows. `x` and `out` hold that many, rounded up to
     /// [`ROWS`].
-    pub fn multiply<T: Number, O: Number>(
+    pub(crate) fn multiply<T: Number, O: Number>(
         &self,
         (x, rows): (&View<'_, T>, usize),
         weight: &WeightView<'_, T>,

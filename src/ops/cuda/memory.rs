@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use cudarc::driver::{CudaContext, CudaStream, DeviceRepr, PinnedHostSlice, ValidAsZeroBits, sys};
-pub use cudarc::driver::{
+pub(crate) use cudarc::driver::{
     CudaEvent as Event, CudaSlice as Buffer, CudaView as View, CudaViewMut as ViewMut,
 };
 
 /// A stream of copies and launches, done in their order. Nothing waits but what says so.
-pub struct Stream {
+pub(crate) struct Stream {
     pub(super) context: Arc<CudaContext>,
     pub(super) stream: Arc<CudaStream>,
 }
@@ -26,7 +26,7 @@ impl Stream {
     }
 
     /// Bytes of the GPU's memory that are free now.
-    pub fn free_memory(&self) -> Result<usize> {
+    pub(crate) fn free_memory(&self) -> Result<usize> {
         Ok(self.context.mem_get_info()?.0)
     }
 
@@ -34,36 +34,43 @@ impl Stream {
     ///
     /// # Errors
     /// [`is_out_of_memory`](super::is_out_of_memory) tells whether there is too little.
-    pub fn alloc<T: DeviceRepr + ValidAsZeroBits>(&self, count: usize) -> Result<Buffer<T>> {
+    pub(crate) fn alloc<T: DeviceRepr + ValidAsZeroBits>(&self, count: usize) -> Result<Buffer<T>> {
         // SAFETY: a number may hold any bits, and all that is read of a buffer is what the same
         // batch wrote.
         Ok(unsafe { self.stream.alloc(count) }?)
     }
 
     /// Numbers copied to the GPU.
-    pub fn upload<T: DeviceRepr>(&self, numbers: &[T]) -> Result<Buffer<T>> {
+    pub(crate) fn upload<T: DeviceRepr>(&self, numbers: &[T]) -> Result<Buffer<T>> {
         Ok(self.stream.clone_htod(numbers)?)
     }
 
     /// Copies into memory that is there.
-    pub fn write<T: DeviceRepr>(&self, numbers: &[T], to: &mut ViewMut<'_, T>) -> Result<()> {
+    pub(crate) fn write<T: DeviceRepr>(
+        &self,
+        numbers: &[T],
+        to: &mut ViewMut<'_, T>,
+    ) -> Result<()> {
         Ok(self.stream.memcpy_htod(numbers, to)?)
     }
 
     /// Copies from the GPU's memory to its memory.
-    pub fn copy<T: DeviceRepr>(&self, from: &Buffer<T>, to: &mut Buffer<T>) -> Result<()> {
+    pub(crate) fn copy<T: DeviceRepr>(&self, from: &Buffer<T>, to: &mut Buffer<T>) -> Result<()> {
         Ok(self.stream.memcpy_dtod(from, to)?)
     }
 
     /// Memory of the host that the GPU reads and writes by itself, which is faster.
-    pub fn pinned<T: DeviceRepr + ValidAsZeroBits>(&self, count: usize) -> Result<Pinned<T>> {
+    pub(crate) fn pinned<T: DeviceRepr + ValidAsZeroBits>(
+        &self,
+        count: usize,
+    ) -> Result<Pinned<T>> {
         // SAFETY: `T` may hold any bits.
         let memory = unsafe { self.context.alloc_pinned_with_flags(count, 0) }?;
         Ok(Pinned(memory))
     }
 
     /// Copies the first numbers of pinned memory to the GPU, without waiting.
-    pub fn write_pinned<T: DeviceRepr + ValidAsZeroBits>(
+    pub(crate) fn write_pinned<T: DeviceRepr + ValidAsZeroBits>(
         &self,
         from: &Pinned<T>,
         count: usize,
@@ -73,7 +80,7 @@ impl Stream {
     }
 
     /// Copies numbers back to the start of pinned memory, and waits until all work is done.
-    pub fn read<T: DeviceRepr + ValidAsZeroBits>(
+    pub(crate) fn read<T: DeviceRepr + ValidAsZeroBits>(
         &self,
         from: &View<'_, T>,
         to: &mut Pinned<T>,
@@ -85,36 +92,36 @@ impl Stream {
     }
 
     /// Copies numbers back, and waits until all work is done.
-    pub fn download<T: DeviceRepr>(&self, from: &Buffer<T>) -> Result<Vec<T>> {
+    pub(crate) fn download<T: DeviceRepr>(&self, from: &Buffer<T>) -> Result<Vec<T>> {
         let numbers = self.stream.clone_dtoh(from)?;
         self.stream.synchronize()?;
         Ok(numbers)
     }
 
-    /// Records an event, for [`Stream::seconds`].
-    pub fn record_event(&self) -> Result<Event> {
+    /// Records an event, for [`seconds_between`].
+    pub(crate) fn record_event(&self) -> Result<Event> {
         let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
         Ok(self.stream.record_event(Some(flags))?)
     }
 
-    /// Waits for the second event and tells how long after the first it came, on the GPU's clock.
-    pub fn seconds(&self, first: &Event, second: &Event) -> Result<f64> {
-        second.synchronize()?;
-        Ok(f64::from(first.elapsed_ms(second)?) * 1e-3)
-    }
-
     /// Waits until all work is done.
-    pub fn wait(&self) -> Result<()> {
+    pub(crate) fn wait(&self) -> Result<()> {
         Ok(self.stream.synchronize()?)
     }
 }
 
+/// Waits for the second event and tells how long after the first it came, on the GPU's clock.
+pub(crate) fn seconds_between(first: &Event, second: &Event) -> Result<f64> {
+    second.synchronize()?;
+    Ok(f64::from(first.elapsed_ms(second)?) * 1e-3)
+}
+
 /// Memory of the host that does not move.
-pub struct Pinned<T>(PinnedHostSlice<T>);
+pub(crate) struct Pinned<T>(PinnedHostSlice<T>);
 
 impl<T: ValidAsZeroBits> Pinned<T> {
     /// All of it; waits for copies that are under way.
-    pub fn as_mut_slice(&mut self) -> Result<&mut [T]> {
+    pub(crate) fn as_mut_slice(&mut self) -> Result<&mut [T]> {
         Ok(self.0.as_mut_slice()?)
     }
 }

@@ -7,7 +7,7 @@ use cudarc::{
 use half::f16;
 
 /// f16 or f32.
-pub trait Number: DeviceRepr + ValidAsZeroBits + Copy + 'static {
+pub(crate) trait Number: DeviceRepr + ValidAsZeroBits + Copy + 'static {
     /// What kernels for it end in.
     const NAME: &'static str;
     /// What cuBLASLt calls it.

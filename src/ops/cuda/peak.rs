@@ -4,11 +4,11 @@ use anyhow::Result;
 use half::f16;
 use serde::Serialize;
 
-use super::{gpu::Gpu, matmul::WeightView};
+use super::{gpu::Gpu, matmul::WeightView, memory::seconds_between};
 
 /// Both measured, on random numbers.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct Peaks {
+pub(crate) struct Peaks {
     /// The rate of cuBLASLt's product of square f16 matrices, summed in f32.
     pub gemm_f16_gflop_per_s: f64,
     /// The rate of a copy from the GPU's memory to its memory, bytes read and written.
@@ -22,7 +22,7 @@ const LONG_ENOUGH: f64 = 1e-3;
 const COPIED: usize = 64 << 20;
 
 /// Measures both, in well under a second.
-pub fn peaks(gpu: &Gpu) -> Result<Peaks> {
+pub(crate) fn peaks(gpu: &Gpu) -> Result<Peaks> {
     let mut gemm = 0.0;
     for side in SIDES {
         let seconds = product(gpu, side)?;
@@ -63,7 +63,7 @@ fn best(gpu: &Gpu, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut timed = || {
         let first = gpu.stream.record_event()?;
         work()?;
-        gpu.stream.seconds(&first, &gpu.stream.record_event()?)
+        seconds_between(&first, &gpu.stream.record_event()?)
     };
     timed()?;
     let (mut least, mut sum) = (f64::INFINITY, 0.0);

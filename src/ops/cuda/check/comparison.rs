@@ -8,7 +8,7 @@ use crate::ops::cuda::{gpu::Gpu, memory::Buffer, number::Number};
 
 /// One comparison.
 #[derive(Debug, Clone, Serialize)]
-pub struct Check {
+pub(crate) struct Check {
     /// What was run.
     pub kernel: String,
     /// On what.
