@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 /// How long a connection may be without a request.
 #[derive(Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct IdleTimeouts {
     /// Time allowed for the first request to come, and for the rest of any that has begun.
     pub(super) request: Duration,
     /// Time allowed between the end of one request and the beginning of the next.
@@ -38,7 +38,7 @@ pub(super) enum Sparable {
 
 /// What has happened on a connection.
 pub(super) struct Activity {
-    patience: Patience,
+    timeouts: IdleTimeouts,
     state: Mutex<State>,
 }
 
@@ -63,7 +63,7 @@ struct State {
 }
 
 impl Activity {
-    pub(super) fn new(patience: Patience) -> Self {
+    pub(super) fn new(timeouts: IdleTimeouts) -> Self {
         let now = Instant::now();
         let state = Mutex::new(State {
             version: None,
@@ -76,7 +76,7 @@ impl Activity {
             is_dismissed: false,
             task: None,
         });
-        Self { patience, state }
+        Self { timeouts, state }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -86,11 +86,11 @@ impl Activity {
     /// When the connection is to end, if nothing happens until then. Requests in progress have
     /// limits of their own.
     pub(super) fn due(&self, now: Instant) -> Instant {
-        let Patience {
+        let IdleTimeouts {
             request,
             idle,
             sending,
-        } = self.patience;
+        } = self.timeouts;
         let state = self.state();
         let last = state.ended.max(state.written);
         if state.in_progress > 0 {
@@ -109,7 +109,7 @@ impl Activity {
     /// When to look next at what is due: what happens meanwhile may bring it forward, but not
     /// before then.
     pub(super) fn next_look(&self, now: Instant) -> Instant {
-        let Patience { request, idle, .. } = self.patience;
+        let IdleTimeouts { request, idle, .. } = self.timeouts;
         self.due(now).min(now + request.min(idle))
     }
 

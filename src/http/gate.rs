@@ -12,7 +12,7 @@ use prometheus::IntCounter;
 use tokio::net::TcpStream;
 
 use super::{
-    activity::{Activity, Patience},
+    activity::{Activity, IdleTimeouts},
     connection::{self, Connection},
     room::Room,
     service::{Announced, Service},
@@ -27,7 +27,7 @@ const MARGIN: Duration = Duration::from_secs(2);
 pub(super) struct Gate {
     room: Arc<Room>,
     refused: IntCounter,
-    patience: Patience,
+    timeouts: IdleTimeouts,
     announced: Announced,
     is_encrypted: bool,
 }
@@ -43,7 +43,7 @@ impl Gate {
         Self {
             room,
             refused,
-            patience: Patience {
+            timeouts: IdleTimeouts {
                 request: settings.header_timeout,
                 idle: settings.idle_timeout,
                 sending: settings.body_timeout,
@@ -65,7 +65,7 @@ impl<S> Accept<TcpStream, S> for Gate {
     type Future = Ready<io::Result<(Connection, Service<S>)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let activity = Arc::new(Activity::new(self.patience));
+        let activity = Arc::new(Activity::new(self.timeouts));
         let Some(seat) = self.room.enter(&activity) else {
             self.refused.inc();
             if !self.is_encrypted {

@@ -143,14 +143,14 @@ fn describe(hub: &Hub<'_>) -> Result<(Commit, Listing), Failure> {
     let url: Uri = url
         .parse()
         .with_context(|| format!("`{url}` is not an address"))?;
-    let answer = hub.client.get(&url, None, hub.patience)?;
+    let answer = hub.client.get(&url, None, hub.limits)?;
     let status = answer.status();
     if !status.is_success() {
         let code = header(answer.headers(), "x-error-code");
         return Err(hub.refusal(status.as_u16(), code, None));
     }
     let body = client::read(answer, MAX_LISTING)
-        .map_err(|error| Failure::of_body(&error, "the description", hub.patience.silence))?;
+        .map_err(|error| Failure::of_body(&error, "the description", hub.limits.silence))?;
     let listing: Listing = serde_json::from_slice(&body).with_context(|| {
         format!(
             "`{}` did not describe `{id}` as a hub does: check the hub's address (HF_ENDPOINT)",

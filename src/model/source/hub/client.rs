@@ -33,14 +33,14 @@ pub(super) struct Client {
 
 /// How long an answer may take.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct TimeLimits {
     /// Time allowed until the answer begins, and between any two pieces of it.
     pub(super) silence: Duration,
     /// Time allowed in all, with redirects and the body; no limit if absent.
     pub(super) all: Option<Duration>,
 }
 
-impl Patience {
+impl TimeLimits {
     /// The limits of an answer that may take as long as it needs.
     pub(super) fn in_pieces(self) -> Self {
         Self { all: None, ..self }
@@ -72,11 +72,11 @@ impl Client {
         &self,
         url: &Uri,
         range: Option<&str>,
-        patience: Patience,
+        limits: TimeLimits,
     ) -> Result<Answer, Failure> {
         let (mut url, started) = (url.clone(), Instant::now());
         for _ in 0..=MAX_REDIRECTS {
-            let answer = self.send(&url, range, patience.after(started))?;
+            let answer = self.send(&url, range, limits.after(started))?;
             match redirect(&url, &answer)? {
                 None => return Ok(answer),
                 Some(next) => url = next,
@@ -91,11 +91,11 @@ impl Client {
         &self,
         url: &Uri,
         range: &str,
-        patience: Patience,
+        limits: TimeLimits,
     ) -> Result<Answer, Failure> {
         let (mut url, started) = (url.clone(), Instant::now());
         for _ in 0..=MAX_REDIRECTS {
-            let answer = self.send(&url, Some(range), patience.after(started))?;
+            let answer = self.send(&url, Some(range), limits.after(started))?;
             let stays = header(answer.headers(), "location").is_some_and(|to| to.starts_with('/'));
             match redirect(&url, &answer)? {
                 Some(next) if stays => url = next,
@@ -106,7 +106,7 @@ impl Client {
     }
 
     /// One request. An answer with any status is an answer.
-    fn send(&self, url: &Uri, range: Option<&str>, patience: Patience) -> Result<Answer, Failure> {
+    fn send(&self, url: &Uri, range: Option<&str>, limits: TimeLimits) -> Result<Answer, Failure> {
         let proxy = proxy::find(&self.proxies, url)?;
         let forwarding = proxy.as_ref().filter(|proxy| forward::is_for(url, proxy));
         let agent = match forwarding {
@@ -123,7 +123,7 @@ impl Client {
         if let Some(token) = self.token.as_ref().filter(|_| self.is_home(url)) {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let limit = Some(patience.silence);
+        let limit = Some(limits.silence);
         let tunnel = proxy.clone().filter(|_| forwarding.is_none());
         let answer = request
             .config()
@@ -133,7 +133,7 @@ impl Client {
             .timeout_send_request(limit)
             .timeout_recv_response(limit)
             .timeout_per_read(limit)
-            .timeout_global(patience.all)
+            .timeout_global(limits.all)
             .build()
             .call()
             .map_err(|error| failure(error, url, proxy.as_ref()))?;

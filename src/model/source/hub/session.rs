@@ -12,7 +12,7 @@ use ureq::http::Uri;
 use super::{
     super::{name::HubModel, settings::HubSettings},
     cache::{Cache, NOTHING},
-    client::{self, Client, Patience},
+    client::{self, Client, TimeLimits},
     failure::Failure,
 };
 
@@ -30,7 +30,7 @@ pub(super) struct Hub<'a> {
     /// The hub's address without a password, for messages.
     pub(super) endpoint: String,
     pub(super) has_token: bool,
-    pub(super) patience: Patience,
+    pub(super) limits: TimeLimits,
     /// Attempts in a row that bring no new byte, after which the hub counts as unreachable.
     pub(super) fruitless_attempts: u32,
     pub(super) cache: Cache,
@@ -56,7 +56,7 @@ impl<'a> Hub<'a> {
             endpoint: client::shown(&home),
             address,
             has_token: token.is_some(),
-            patience: Patience {
+            limits: TimeLimits {
                 silence: settings.timeout,
                 all: Some(settings.timeout),
             },
@@ -68,7 +68,7 @@ impl<'a> Hub<'a> {
 
     /// With a complete cache at hand, nobody should wait long for the hub.
     pub(super) fn hurry(&mut self) {
-        self.patience.all = Some(self.settings.question_timeout);
+        self.limits.all = Some(self.settings.question_timeout);
         self.fruitless_attempts = 2;
     }
 }

@@ -134,7 +134,7 @@ impl<'a> Snapshot<'a> {
     fn blob(&self, name: &str, limit: u64) -> Result<Blob, Failure> {
         let url = self.url(name)?;
         let range = "bytes=0-0";
-        let answer = self.hub.client.describe(&url, range, self.hub.patience)?;
+        let answer = self.hub.client.describe(&url, range, self.hub.limits)?;
         self.check_status(&answer, name)?;
         let headers = answer.headers();
         let etag = header(headers, "x-linked-etag").or_else(|| header(headers, "etag"));
@@ -144,7 +144,7 @@ impl<'a> Snapshot<'a> {
         let size = match header(headers, "x-linked-size") {
             Some(size) => size.parse().ok(),
             None if answer.status().is_redirection() => {
-                let answer = self.hub.client.get(&url, Some(range), self.hub.patience)?;
+                let answer = self.hub.client.get(&url, Some(range), self.hub.limits)?;
                 self.check_status(&answer, name)?;
                 size(&answer)
             }
@@ -222,7 +222,7 @@ impl<'a> Snapshot<'a> {
         let answer = self
             .hub
             .client
-            .get(&url, Some(&range), self.hub.patience.in_pieces())?;
+            .get(&url, Some(&range), self.hub.limits.in_pieces())?;
         self.check_status(&answer, name)?;
         // A server that does not know ranges sends all of it.
         let start = if answer.status() == 206 { kept } else { 0 };
@@ -285,7 +285,7 @@ impl<'a> Snapshot<'a> {
         (name, expected): (&str, u64),
         reporter: &mut Reporter,
     ) -> Result<(), Failure> {
-        let silence = self.hub.patience.silence;
+        let silence = self.hub.limits.silence;
         let mut piece = vec![0; PIECE];
         let (mut done, mut watched, mut since) = (0, 0, Instant::now());
         loop {
