@@ -4,7 +4,13 @@
 use serde_json::{Value, value::RawValue};
 use utoipa::openapi::{RefOr, Schema};
 
-use super::{json::Members, reason::Reason, route::Family, served::Served, violations::Violations};
+use super::{
+    json::{Fields, Members},
+    reason::Reason,
+    route::Family,
+    served::Served,
+    violations::Violations,
+};
 use crate::rerank::Job;
 
 /// A request that was read in some format.
@@ -20,6 +26,19 @@ pub(crate) trait Body: Send + std::fmt::Debug {
     /// # Errors
     /// None that a checked ranking could cause; `serde_json`'s.
     fn answer(&self, served: &Served<'_>) -> serde_json::Result<Vec<u8>>;
+}
+
+/// Reads a request by its fields, and checks it as a whole.
+pub(super) fn read<R: Body + 'static>(
+    (raw, members): (&RawValue, &Members<'_>),
+    mut found: Violations,
+    request: impl FnOnce(&mut Fields<'_, '_>) -> Option<R>,
+    check: impl FnOnce(&R) -> Result<(), Reason>,
+) -> Result<Box<dyn Body>, Reason> {
+    let request = request(&mut Fields::new(raw, members, &mut found));
+    let request = found.settle(request)?;
+    check(&request)?;
+    Ok(Box::new(request))
 }
 
 /// Schemas of the API's description, by name.

@@ -5,18 +5,17 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 use utoipa::{ToSchema, openapi::schema::ArrayBuilder};
 
 use super::{
-    format::{Body, Format},
+    format::{Body, Format, read},
     integer::natural,
-    json::{Fields, Members, boolean, text},
-    reason::{Reason, check_emptiness},
+    json::{Fields, boolean, text},
+    reason::check_emptiness,
     route::Family,
     schema::{self, collect, of},
     served::Served,
-    violations::Violations,
 };
 use crate::rerank::Job;
 
@@ -24,7 +23,12 @@ use crate::rerank::Job;
 pub(super) const FORMAT: Format = Format {
     name: "hugging_face",
     family: Family::Tei,
-    parse,
+    parse: |raw, members, found| {
+        let fields = (raw, members);
+        read(fields, found, request, |it| {
+            check_emptiness(&it.query, &it.documents)
+        })
+    },
     request: of::<Request>,
     response: || ArrayBuilder::new().items(of::<Ranked<'_>>()).into(),
     example: |query, passages| json!({ "query": query, "documents": passages, "return_documents": true }),
@@ -50,17 +54,6 @@ struct Request {
     /// How many to return; absent, null or 0: all.
     #[schema(schema_with = schema::natural, required = false)]
     top_n: Option<usize>,
-}
-
-fn parse(
-    raw: &RawValue,
-    members: &Members<'_>,
-    mut found: Violations,
-) -> Result<Box<dyn Body>, Reason> {
-    let request = request(&mut Fields::new(raw, members, &mut found));
-    let request = found.settle(request)?;
-    check_emptiness(&request.query, &request.documents)?;
-    Ok(Box::new(request))
 }
 
 fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {

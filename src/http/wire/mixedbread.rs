@@ -4,20 +4,19 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{
-    format::{Body, Format},
+    format::{Body, Format, read},
     integer::natural,
     json::{Fields, Members, boolean},
     passage::{AsItCame, Passage, texts},
-    reason::{Reason, check_emptiness},
+    reason::check_emptiness,
     results::names,
     route::Family,
     schema::{self, collect, of},
     served::{Served, Usage},
-    violations::Violations,
 };
 use crate::rerank::Job;
 
@@ -25,7 +24,12 @@ use crate::rerank::Job;
 pub(super) const FORMAT: Format = Format {
     name: "mixedbread",
     family: Family::Results,
-    parse,
+    parse: |raw, members, found| {
+        let fields = (raw, members);
+        read(fields, found, request, |it| {
+            check_emptiness(&it.query, &it.input)
+        })
+    },
     request: of::<Request>,
     response: of::<Response<'_>>,
     example: |query, passages| json!({ "model": "any", "query": query, "input": passages, "top_k": passages.len() }),
@@ -59,17 +63,6 @@ struct Request {
     /// Whether the answer repeats the documents.
     #[schema(schema_with = schema::boolean, required = false, default = false)]
     return_input: bool,
-}
-
-fn parse(
-    raw: &RawValue,
-    members: &Members<'_>,
-    mut found: Violations,
-) -> Result<Box<dyn Body>, Reason> {
-    let request = request(&mut Fields::new(raw, members, &mut found));
-    let request = found.settle(request)?;
-    check_emptiness(&request.query, &request.input)?;
-    Ok(Box::new(request))
 }
 
 fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {

@@ -8,15 +8,14 @@ use serde_json::{json, value::RawValue};
 use utoipa::ToSchema;
 
 use super::{
-    format::{Body, Format},
-    json::{Fields, Members, text},
+    format::{Body, Format, read},
+    json::{Fields, text},
     passage::{Passage, texts},
-    reason::{Reason, check_emptiness},
+    reason::check_emptiness,
     route::Family,
     schema::{self, collect, of},
     served::{Served, Usage},
     violation::Problem,
-    violations::Violations,
 };
 use crate::{rerank::Job, tokenizer::Truncation};
 
@@ -24,7 +23,12 @@ use crate::{rerank::Job, tokenizer::Truncation};
 pub(super) const FORMAT: Format = Format {
     name: "nim",
     family: Family::Results,
-    parse,
+    parse: |raw, members, found| {
+        let fields = (raw, members);
+        read(fields, found, request, |it| {
+            check_emptiness(&it.query, &it.passages)
+        })
+    },
     request: of::<Request>,
     response: of::<Response>,
     example: |query, passages| {
@@ -53,17 +57,6 @@ struct Request {
     /// `END` cuts pairs that are too long, `NONE` refuses them (422). Absent: they are cut.
     #[schema(schema_with = schema::truncate, required = false)]
     truncate: bool,
-}
-
-fn parse(
-    raw: &RawValue,
-    members: &Members<'_>,
-    mut found: Violations,
-) -> Result<Box<dyn Body>, Reason> {
-    let request = request(&mut Fields::new(raw, members, &mut found));
-    let request = found.settle(request)?;
-    check_emptiness(&request.query, &request.passages)?;
-    Ok(Box::new(request))
 }
 
 fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {

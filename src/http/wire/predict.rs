@@ -12,15 +12,14 @@ use utoipa::{
 };
 
 use super::{
-    format::{Body, Format},
-    json::{Fields, Members, boolean, list, text},
-    reason::Reason,
+    format::{Body, Format, read},
+    json::{Fields, boolean, list, text},
+    reason::check_texts,
     results::side,
     route::Family,
     schema::{self, collect, of},
     served::{Served, value},
     violation::Problem,
-    violations::Violations,
 };
 use crate::{
     rerank::Job,
@@ -34,7 +33,10 @@ const LABEL: &str = "LABEL_0";
 pub(super) const FORMAT: Format = Format {
     name: "predict",
     family: Family::Tei,
-    parse,
+    parse: |raw, members, found| {
+        let fields = (raw, members);
+        read(fields, found, request, |it| check_texts(&it.pairs))
+    },
     request: || Ref::from_schema_name("PredictRequest").into(),
     response: || {
         let of_pair = ArrayBuilder::new().items(of::<Prediction>());
@@ -61,19 +63,6 @@ struct Request {
     truncate: bool,
     truncation_direction: Side,
     raw_scores: bool,
-}
-
-fn parse(
-    raw: &RawValue,
-    members: &Members<'_>,
-    mut found: Violations,
-) -> Result<Box<dyn Body>, Reason> {
-    let request = request(&mut Fields::new(raw, members, &mut found));
-    let request = found.settle(request)?;
-    if request.pairs.is_empty() {
-        return Err(Reason::NoTexts);
-    }
-    Ok(Box::new(request))
 }
 
 fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {

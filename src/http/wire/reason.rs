@@ -96,3 +96,11 @@ pub(super) fn check_emptiness<T>(query: &str, documents: &[T]) -> Result<(), Rea
     }
     Ok(())
 }
+
+/// Refuses a request without texts, in the words of text-embeddings-inference.
+pub(super) fn check_texts<T>(texts: &[T]) -> Result<(), Reason> {
+    if texts.is_empty() {
+        return Err(Reason::NoTexts);
+    }
+    Ok(())
+}

@@ -8,7 +8,7 @@ use serde_json::{json, value::RawValue};
 use utoipa::ToSchema;
 
 use super::{
-    format::{Body, Format},
+    format::{Body, Format, read},
     integer::natural,
     json::{Fields, Members, boolean, list, text},
     passage::Passage,
@@ -110,13 +110,13 @@ pub(super) struct Request {
 fn parse(
     raw: &RawValue,
     members: &Members<'_>,
-    mut found: Violations,
+    found: Violations,
     echo: Echo,
 ) -> Result<Box<dyn Body>, Reason> {
-    let request = request(&mut Fields::new(raw, members, &mut found), echo);
-    let request = found.settle(request)?;
-    check_emptiness(&request.query, &request.documents)?;
-    Ok(Box::new(request))
+    let request = |fields: &mut Fields<'_, '_>| request(fields, echo);
+    read((raw, members), found, request, |it| {
+        check_emptiness(&it.query, &it.documents)
+    })
 }
 
 pub(super) fn request(fields: &mut Fields<'_, '_>, echo: Echo) -> Option<Request> {

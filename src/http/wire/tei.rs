@@ -4,19 +4,18 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 use utoipa::{ToSchema, openapi::schema::ArrayBuilder};
 
 use super::{
-    format::{Body, Format},
+    format::{Body, Format, read},
     integer::natural,
-    json::{Fields, Members, boolean, is_null, text},
-    reason::Reason,
+    json::{Fields, boolean, is_null, text},
+    reason::check_texts,
     results::side,
     route::Family,
     schema::{self, collect, of},
     served::{Served, value},
-    violations::Violations,
 };
 use crate::{
     rerank::Job,
@@ -27,7 +26,10 @@ use crate::{
 pub(super) const FORMAT: Format = Format {
     name: "tei",
     family: Family::Tei,
-    parse,
+    parse: |raw, members, found| {
+        let fields = (raw, members);
+        read(fields, found, request, |it| check_texts(&it.texts))
+    },
     request: || of::<Request>(),
     response: || ArrayBuilder::new().items(of::<Rank<'_>>()).into(),
     example: |query, passages| json!({ "query": query, "texts": passages, "return_text": true }),
@@ -63,19 +65,6 @@ struct Request {
     /// sends it.
     #[schema(schema_with = schema::natural, required = false)]
     top_n: Option<usize>,
-}
-
-fn parse(
-    raw: &RawValue,
-    members: &Members<'_>,
-    mut found: Violations,
-) -> Result<Box<dyn Body>, Reason> {
-    let request = request(&mut Fields::new(raw, members, &mut found));
-    let request = found.settle(request)?;
-    if request.texts.is_empty() {
-        return Err(Reason::NoTexts);
-    }
-    Ok(Box::new(request))
 }
 
 fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {

@@ -3,18 +3,17 @@
 //! clients read.
 
 use serde::Serialize;
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{
-    format::{Body, Format},
+    format::{Body, Format, read},
     json::{Fields, Members},
-    reason::{Reason, check_emptiness},
+    reason::check_emptiness,
     results,
     route::Family,
     schema::{collect, of},
     served::Served,
-    violations::Violations,
 };
 use crate::rerank::Job;
 
@@ -22,7 +21,14 @@ use crate::rerank::Job;
 pub(super) const FORMAT: Format = Format {
     name: "voyage",
     family: Family::Results,
-    parse,
+    parse: |raw, members, found| {
+        let request = |fields: &mut Fields<'_, '_>| {
+            results::request(fields, results::Echo::Object).map(Request)
+        };
+        read((raw, members), found, request, |Request(it)| {
+            check_emptiness(it.query(), it.documents())
+        })
+    },
     request: of::<results::Request>,
     response: of::<Response<'_>>,
     example: |query, passages| json!({ "model": "any", "query": query, "documents": passages, "top_k": passages.len() }),
@@ -40,18 +46,6 @@ pub(super) fn is_voyage(body: &Members<'_>) -> bool {
 
 #[derive(Debug)]
 struct Request(results::Request);
-
-fn parse(
-    raw: &RawValue,
-    members: &Members<'_>,
-    mut found: Violations,
-) -> Result<Box<dyn Body>, Reason> {
-    let mut fields = Fields::new(raw, members, &mut found);
-    let request = results::request(&mut fields, results::Echo::Object);
-    let request = found.settle(request)?;
-    check_emptiness(request.query(), request.documents())?;
-    Ok(Box::new(Request(request)))
-}
 
 impl Body for Request {
     fn job(&self) -> Job {

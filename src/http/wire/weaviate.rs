@@ -4,17 +4,16 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{
-    format::{Body, Format},
+    format::{Body, Format, read},
     json::{Fields, Members, text},
-    reason::{Reason, check_emptiness},
+    reason::check_emptiness,
     route::Family,
     schema::{self, collect, of},
     served::Served,
-    violations::Violations,
 };
 use crate::rerank::Job;
 
@@ -22,7 +21,12 @@ use crate::rerank::Job;
 pub(super) const FORMAT: Format = Format {
     name: "weaviate",
     family: Family::Tei,
-    parse,
+    parse: |raw, members, found| {
+        let fields = (raw, members);
+        read(fields, found, request, |it| {
+            check_emptiness(&it.query, &it.documents)
+        })
+    },
     request: of::<Request>,
     response: of::<Response<'_>>,
     example: |query, passages| json!({ "query": query, "documents": passages, "property": "" }),
@@ -50,17 +54,6 @@ struct Request {
     /// The property of the objects that was searched; it comes back.
     #[schema(schema_with = schema::text)]
     property: String,
-}
-
-fn parse(
-    raw: &RawValue,
-    members: &Members<'_>,
-    mut found: Violations,
-) -> Result<Box<dyn Body>, Reason> {
-    let request = request(&mut Fields::new(raw, members, &mut found));
-    let request = found.settle(request)?;
-    check_emptiness(&request.query, &request.documents)?;
-    Ok(Box::new(request))
 }
 
 fn request(fields: &mut Fields<'_, '_>) -> Option<Request> {
