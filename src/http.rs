@@ -1,7 +1,7 @@
 //! The HTTP server: routes, what it knows while the model loads, and how it stops.
 //!
 //! Only this module and its children know axum. A wire format is a file of types in `wire`; the
-//! work is [`Reranker::rerank`] for all of them.
+//! work is `Reranker::rerank` for all of them.
 
 mod access;
 mod activity;

@@ -1,6 +1,6 @@
 //! The model: from a checkpoint on disk to logits for a batch of token sequences.
 //!
-//! Only `candle`, the second opinion, and the tests of [`crate::ops`] name candle.
+//! Only `candle`, the second opinion, and the tests of `ops` name candle.
 
 mod backend;
 mod candle;

@@ -200,7 +200,7 @@ impl Reranker {
     /// cancels what has not been done. The lease grows by what the tokens take.
     ///
     /// # Errors
-    /// See [`Error`]; every score of a ranking is finite.
+    /// See [`crate::error::Error`]; every score of a ranking is finite.
     pub(crate) async fn rerank(
         &self,
         job: Job,
