@@ -106,6 +106,30 @@ fn the_tables_of_options_are_the_programs() {
     );
 }
 
+/// Variables that name paths and addresses inside a container: its image sets them.
+const SET_BY_IMAGES: [&str; 5] = [
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_TOKEN_PATH",
+    "RERANKER_HOST",
+    "RERANKER_PORT",
+];
+
+#[test]
+fn the_compose_files_pass_on_each_variable() {
+    for (file, without) in [
+        ("docker-compose.cpu.yml", &["RERANKER_REQUIRE_GPU"][..]),
+        ("docker-compose.gpu.yml", &[]),
+    ] {
+        let text = fs::read_to_string(file).unwrap();
+        for Setting { variable, .. } in settings() {
+            let left_out = SET_BY_IMAGES.contains(&&*variable) || without.contains(&&*variable);
+            let is_there = text.contains(&format!("\n      {variable}:"));
+            assert_ne!(is_there, left_out, "{variable} in {file}");
+        }
+    }
+}
+
 #[test]
 fn the_example_environment_names_each_variable_with_its_default() {
     let example = fs::read_to_string(".env.example").unwrap();
