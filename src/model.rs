@@ -45,7 +45,7 @@ const CPU_BATCH_TOKENS: usize = 1536;
 
 /// Tokens of large requests computed at once there while small requests come, which wait a third as
 /// long then. The weights are read more often: large requests take 5 to 8 % longer in f32 and 2 %
-/// in int8 (six layers of the full size, on a Zen 4).
+/// in int8 (six layers of the full size, on a Sapphire Rapids Xeon).
 const CPU_TURN_TOKENS: usize = 512;
 
 /// A checkpoint whose configuration has been understood and whose weights are mapped but not yet
