@@ -446,7 +446,7 @@ fn pages_and_the_description_are_in_the_binary() {
     ] {
         assert!(description["paths"][path].is_object(), "{path}");
     }
-    for reference in references(&description) {
+    for reference in strings_named("$ref", &description) {
         let pointer = reference.strip_prefix('#').unwrap();
         assert!(
             description.pointer(pointer).is_some(),
@@ -455,17 +455,44 @@ fn pages_and_the_description_are_in_the_binary() {
     }
 }
 
-/// Every `$ref` of a document.
-fn references(value: &Value) -> Vec<String> {
+/// A schema's `\S` is not Python's idea of white space: U+0085 is blank in Python only, U+FEFF in
+/// JavaScript only.
+#[test]
+fn the_description_calls_the_same_queries_blank_as_the_service() {
+    let description = Server::start(&[]).get("/openapi.json").json();
+    let mut patterns = strings_named("pattern", &description);
+    // The rest are of numbers and of the type of a part.
+    patterns.retain(|pattern| !pattern.starts_with('^'));
+    patterns.sort_unstable();
+    patterns.dedup();
+    assert!(!patterns.is_empty());
+    for pattern in patterns {
+        let not_blank = regex::Regex::new(&pattern).unwrap();
+        for character in '\0'..=char::MAX {
+            let text = character.to_string();
+            assert_eq!(
+                not_blank.is_match(&text),
+                !reranker::tokenizer::strip(&text).is_empty(),
+                "{character:?} and {pattern}"
+            );
+        }
+    }
+}
+
+/// Every string with this name, anywhere in a document.
+fn strings_named(name: &str, value: &Value) -> Vec<String> {
     match value {
         Value::Object(members) => members
             .iter()
-            .flat_map(|(key, value)| match (key.as_str(), value) {
-                ("$ref", Value::String(reference)) => vec![reference.clone()],
-                _ => references(value),
+            .flat_map(|(key, value)| match value {
+                Value::String(text) if key == name => vec![text.clone()],
+                _ => strings_named(name, value),
             })
             .collect(),
-        Value::Array(items) => items.iter().flat_map(references).collect(),
+        Value::Array(items) => items
+            .iter()
+            .flat_map(|item| strings_named(name, item))
+            .collect(),
         _ => Vec::new(),
     }
 }

@@ -11,6 +11,11 @@ use utoipa::{
 
 use crate::tokenizer::MIN_LENGTH;
 
+/// A character that [`crate::tokenizer::strip`] keeps. `\S` would not do: which characters it means
+/// differs among the languages that read the schema.
+const NOT_BLANK: &str =
+    r"[^\u0009-\u000d\u001c-\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]";
+
 /// A reference to the schema of a type.
 pub(super) fn of<T: ToSchema>() -> RefOr<Schema> {
     Ref::from_schema_name(T::name()).into()
@@ -109,12 +114,12 @@ pub(crate) fn passage() -> RefOr<Schema> {
 
 /// The same, not blank.
 pub(crate) fn query() -> RefOr<Schema> {
-    text_or_object(string("\\S"))
+    text_or_object(string(NOT_BLANK))
 }
 
 /// A text that is not blank.
 pub(crate) fn query_text() -> RefOr<Schema> {
-    string("\\S").into()
+    string(NOT_BLANK).into()
 }
 
 fn text_or_object(text: Object) -> RefOr<Schema> {
