@@ -48,7 +48,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)
 
 ##@ Check
 
-.PHONY: check fmt lint test doc gpu deny containers clients ui schema soak server release-notes ci
+.PHONY: check fmt lint test doc gpu deny containers redis clients ui schema soak server release-notes ci
 check: ## Check format, lints, tests and documentation: what every change must pass
 	bash scripts/check.sh
 
@@ -64,6 +64,9 @@ gpu: ## Test the CUDA kernels and the program around them on an emulated GPU
 
 containers: ## Check Dockerfiles, compose files and workflows, without Docker
 	bash tests/containers/run
+
+redis: ## Test the cache that servers share with a real Redis
+	bash tests/redis/run
 
 clients: server ## Test with the SDKs of a dozen clients
 	bash tests/clients/run

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use self::signals::Signals;
 use crate::{
-    allocator,
+    allocator, cache,
     config::{self, Config, LogArgs, ServeArgs},
     deadline::Deadline,
     http::{
@@ -33,7 +33,7 @@ use crate::{
     memory::Budget,
     metrics::Metrics,
     model::{self, Checkpoint},
-    rerank::Reranker,
+    rerank::{self, Caching, Reranker},
     telemetry,
     text_pool::TextPool,
 };
@@ -157,9 +157,9 @@ async fn serve_until_stopped(config: &Config, mut signals: Signals) -> Result<()
     let text = text_pool()?;
     let memory = budget(&config.http, &metrics);
     let app = App::new(
-        config.model.id.clone(),
+        config.rerank.model.id.clone(),
         config.http.clone(),
-        config.limits,
+        config.rerank.limits,
         Shared {
             memory: Arc::clone(&memory),
             text: Arc::clone(&text),
@@ -189,13 +189,8 @@ async fn load_into(
     metrics: Arc<Metrics>,
 ) -> Result<Infallible> {
     let started = Instant::now();
-    let Config {
-        model,
-        scheduler,
-        limits,
-        ..
-    } = config.clone();
-    let load = move || Reranker::load(&model, scheduler, limits, text, &metrics);
+    let settings = config.rerank.clone();
+    let load = move || Reranker::load(&settings, text, &metrics);
     let reranker = spawn_blocking(load)
         .await
         .context("loading the model panicked")??;
@@ -217,7 +212,7 @@ fn rerank(args: &RerankArgs) -> Result<()> {
     let config = args.serve.resolve()?;
     let body = read_request(&args.file)?;
     let started = Instant::now();
-    let limits = config.limits;
+    let limits = config.rerank.limits;
     let request = wire::parse(Route::Any, None, &body, limits.documents).map_err(|rejection| {
         anyhow::anyhow!(
             "{} is not a request: {}",
@@ -230,15 +225,13 @@ fn rerank(args: &RerankArgs) -> Result<()> {
     let metrics = Arc::new(Metrics::new());
     let runtime = threads::start()?;
     let mut lease = budget(&config.http, &metrics).lease();
-    let reranker = Reranker::load(
-        &config.model,
-        config.scheduler,
-        limits,
-        text_pool()?,
-        &metrics,
-    )?;
+    let settings = rerank::Settings {
+        cache: cache::Settings::default(), // nothing comes again
+        ..config.rerank
+    };
+    let reranker = Reranker::load(&settings, text_pool()?, &metrics)?;
     let deadline = Deadline::after(limits.deadline);
-    let ranking = runtime.block_on(reranker.rerank(job, deadline, &mut lease))?;
+    let ranking = runtime.block_on(reranker.rerank(job, Caching::Bypass, deadline, &mut lease))?;
     let answer = request.answer(&Served {
         ranking: &ranking,
         model: &reranker.info().id,
@@ -256,7 +249,7 @@ fn peak() -> Result<()> {
 fn gpu_check(args: &ServeArgs) -> Result<()> {
     begin(&args.log)?;
     threads::start_computing()?;
-    let model = args.resolve()?.model;
+    let model = args.resolve()?.rerank.model;
     let checkpoint = Checkpoint::open(&model.source, &model.hub)?;
     let (found, passed) = checkpoint.examine_gpu(&model.build)?;
     print(&serde_json::to_string_pretty(&found)?)?;

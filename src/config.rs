@@ -6,6 +6,7 @@
 //! reads the environment.
 
 mod access;
+mod cache;
 mod environment;
 mod http;
 mod hub;
@@ -16,7 +17,7 @@ use anyhow::{Result, bail};
 use clap::{Args, builder::BoolishValueParser};
 
 pub(crate) use self::environment::{computing_threads, read_environment, warnings};
-use self::{http::HttpArgs, hub::HubArgs};
+use self::{cache::CacheArgs, http::HttpArgs, hub::HubArgs};
 use crate::{
     http::Settings as HttpSettings,
     model::{self, Backend, BuildOptions, Device, Dtype, source::Source},
@@ -34,6 +35,9 @@ pub(crate) struct ServeArgs {
     /// Options of batching.
     #[command(flatten)]
     pub batch: BatchArgs,
+    /// Options of the cache of scores.
+    #[command(flatten)]
+    pub cache: CacheArgs,
     /// Options of the server itself.
     #[command(flatten)]
     pub http: HttpArgs,
@@ -186,12 +190,8 @@ pub(crate) struct LogArgs {
 /// All settings of a server, checked against each other.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    /// Which model, and how it is built.
-    pub model: model::Settings,
-    /// How requests share the model.
-    pub scheduler: scheduler::Settings,
-    /// What a request may cost.
-    pub limits: rerank::Limits,
+    /// Which model, and how it scores.
+    pub rerank: rerank::Settings,
     /// Where the server listens, and for whom.
     pub http: HttpSettings,
 }
@@ -207,24 +207,29 @@ impl ServeArgs {
             .model
             .resolve(self.batch.max_batch_tokens)
             .map_err(|error| problems.push(format!("{error:#}")));
-        let Ok(model) = model else {
+        let cache = self.cache.resolve();
+        let (Ok(model), Ok(cache), true) = (model, cache, problems.is_empty()) else {
             bail!(problems.join("\n"));
         };
-        if !problems.is_empty() {
-            bail!(problems.join("\n"));
-        }
         Ok(Config {
-            model,
-            scheduler: self.batch.resolve(),
-            limits: rerank::Limits {
-                deadline: Duration::from_millis(self.batch.deadline_ms),
-                chunks: self.batch.max_chunks_per_doc,
-                documents: self.http.max_documents,
-                document_chars: self.http.max_document_chars,
-                query_chars: self.http.max_query_chars,
+            rerank: rerank::Settings {
+                model,
+                scheduler: self.batch.resolve(),
+                cache,
+                limits: self.limits(),
             },
             http: self.http.resolve(),
         })
+    }
+
+    fn limits(&self) -> rerank::Limits {
+        rerank::Limits {
+            deadline: Duration::from_millis(self.batch.deadline_ms),
+            chunks: self.batch.max_chunks_per_doc,
+            documents: self.http.max_documents,
+            document_chars: self.http.max_document_chars,
+            query_chars: self.http.max_query_chars,
+        }
     }
 
     fn problems(&self) -> Vec<String> {
@@ -269,6 +274,7 @@ impl ServeArgs {
                 self.model.max_length
             ));
         }
+        problems.extend(self.cache.problems());
         problems.extend(self.http.problems());
         problems
     }
@@ -334,7 +340,7 @@ mod tests {
     fn the_defaults_are_consistent() {
         let config = parse(&[]).resolve().unwrap();
         assert_eq!(config.http.port, 8002);
-        assert_eq!(config.model.build.max_length, 512);
+        assert_eq!(config.rerank.model.build.max_length, 512);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 mod allocator;
 pub mod batch;
+mod cache;
 pub mod cli;
 mod config;
 mod deadline;

@@ -7,8 +7,9 @@
 use std::{sync::LazyLock, time::Duration};
 
 use prometheus::{
-    CounterVec, Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector, exponential_buckets,
+    Counter, CounterVec, Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter,
+    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    exponential_buckets,
 };
 
 /// The content type of [`Metrics::render`].
@@ -109,8 +110,10 @@ impl Refused {
 pub(crate) enum Stage {
     /// Reading the body: from its last byte to what is to be scored.
     Parse,
-    /// Tokenizing: from what is to be scored to admission by the queue.
+    /// Tokenizing: from what is to be scored to the tokens of all pairs.
     Tokenize,
+    /// Asking the cache for what is known of the pairs.
+    Cache,
     /// Waiting: from admission to the first batch.
     Queue,
     /// Computing: from the first batch to the last.
@@ -123,8 +126,62 @@ impl Stage {
         match self {
             Self::Parse => "parse",
             Self::Tokenize => "tokenize",
+            Self::Cache => "cache",
             Self::Queue => "queue",
             Self::Compute => "compute",
+        }
+    }
+}
+
+/// Where the logit of a pair came from; the label `source` has these values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PairSource {
+    /// This process remembered it.
+    Memory,
+    /// It was in Redis.
+    Redis,
+    /// Another request was computing it.
+    Flight,
+    /// The model computed it.
+    Model,
+    /// The model computed it, without a cache: there is none, or the request did not want it.
+    Bypass,
+}
+
+impl PairSource {
+    /// The value of the label.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Redis => "redis",
+            Self::Flight => "flight",
+            Self::Model => "model",
+            Self::Bypass => "bypass",
+        }
+    }
+}
+
+/// What went wrong with Redis; the label `kind` has these values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CacheError {
+    /// No answer in time.
+    Timeout,
+    /// No connection, or it broke off.
+    Connection,
+    /// An error for an answer.
+    Refused,
+    /// Scores were not written, because too many wait to be.
+    Full,
+}
+
+impl CacheError {
+    /// The value of the label.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Connection => "connection",
+            Self::Refused => "refused",
+            Self::Full => "full",
         }
     }
 }
@@ -154,8 +211,26 @@ pub(crate) struct Metrics {
     pub non_finite_scores: IntCounter,
     /// Batches that were computed twice, the second time in f32.
     pub redone_batches: IntCounter,
+    /// What is counted of the cache.
+    pub cache: Cached,
     info: IntGaugeVec,
     batches: Batches,
+}
+
+/// What is counted of the cache of scores.
+pub(crate) struct Cached {
+    pairs: IntCounterVec,
+    errors: IntCounterVec,
+    /// Scores in memory.
+    pub entries: IntGauge,
+    /// Bytes that they take.
+    pub bytes: IntGauge,
+    /// Time of the model that the cache saved.
+    pub saved_seconds: Counter,
+    /// 1 while there is a connection to Redis.
+    pub redis_connected: IntGauge,
+    /// Time that requests waited for Redis.
+    pub redis_seconds: Histogram,
 }
 
 /// What is counted of the batches that the model computes.
@@ -221,6 +296,7 @@ impl Metrics {
                 "What is running; always 1.",
                 &["version", "model", "device", "dtype", "backend"],
             ),
+            cache: Cached::new(&new),
             batches: Batches::new(&new),
             registry: new.0,
         };
@@ -291,6 +367,48 @@ impl Metrics {
         let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         encoded.expect("writing to memory does not fail");
         String::from_utf8(text).expect("the format is text")
+    }
+}
+
+impl Cached {
+    fn new(new: &New) -> Self {
+        Self {
+            pairs: new.counters(
+                "cache_pairs_total",
+                "Pairs of requests that were scored, by where the logit came from.",
+                &["source"],
+            ),
+            errors: new.counters(
+                "cache_errors_total",
+                "What went wrong with Redis; no request failed for it.",
+                &["kind"],
+            ),
+            entries: new.gauge("cache_entries", "Scores in memory."),
+            bytes: new.gauge("cache_bytes", "Bytes that scores in memory take."),
+            saved_seconds: new.registered(Counter::with_opts(opts(
+                "cache_saved_seconds_total",
+                "Time that the model would have taken for pairs that it did not compute.",
+            ))),
+            redis_connected: new.gauge(
+                "cache_redis_connected",
+                "1 while there is a connection to Redis.",
+            ),
+            redis_seconds: new.histogram(
+                "cache_redis_seconds",
+                "Time that requests waited for Redis.",
+                buckets(0.000_1, 2.0, 12),
+            ),
+        }
+    }
+
+    /// Notes a pair by where its logit came from.
+    pub(crate) fn pair(&self, source: PairSource) {
+        self.pairs.with_label_values(&[source.label()]).inc();
+    }
+
+    /// Notes what went wrong with Redis.
+    pub(crate) fn error(&self, kind: CacheError) {
+        self.errors.with_label_values(&[kind.label()]).inc();
     }
 }
 

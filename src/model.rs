@@ -9,6 +9,7 @@ mod cpu;
 mod cross_encoder;
 mod demo;
 mod device;
+mod fingerprint;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod growth;
@@ -57,6 +58,8 @@ pub struct Checkpoint {
     pub tokenizer: Cow<'static, [u8]>,
     /// The commit of the hub's repository, where the checkpoint came from one.
     pub commit: Option<String>,
+    /// Where it came from; none if it is embedded.
+    files: Option<ModelFiles>,
     weights: Weights,
 }
 
@@ -67,7 +70,7 @@ impl Checkpoint {
     /// A sentence that names the file, and the field where there is one.
     pub fn open(source: &Source, hub: &HubSettings) -> Result<Self> {
         match source::fetch(source, hub, Progress::auto())? {
-            Some(files) => Self::from_files(&files),
+            Some(files) => Self::from_files(files),
             None => Self::demo(),
         }
     }
@@ -77,11 +80,12 @@ impl Checkpoint {
             config: ModelConfig::parse(demo::CONFIG)?,
             tokenizer: demo::TOKENIZER.into(),
             commit: None,
+            files: None,
             weights: Weights::embedded("the demo model", demo::WEIGHTS)?,
         })
     }
 
-    fn from_files(files: &ModelFiles) -> Result<Self> {
+    fn from_files(files: ModelFiles) -> Result<Self> {
         let config = source::read(&files.config)?;
         let tokenizer = source::read(&files.tokenizer)?;
         growth::check(&tokenizer)
@@ -92,7 +96,16 @@ impl Checkpoint {
             tokenizer: tokenizer.into(),
             commit: files.commit.clone(),
             weights: Weights::map(&files.weights)?,
+            files: Some(files),
         })
+    }
+
+    /// The digest of the configuration and the weights. It takes reading all of them.
+    ///
+    /// # Errors
+    /// A file that cannot be read any more.
+    pub fn fingerprint(&self) -> Result<[u8; 32]> {
+        fingerprint::of(self.files.as_ref())
     }
 
     /// Converts the weights and builds the network where it is wanted, or on the CPU where that may

@@ -5,6 +5,8 @@
 mod job;
 mod limits;
 mod pairs;
+mod scores;
+mod settings;
 
 use std::{
     cmp::Ordering,
@@ -17,20 +19,24 @@ use tracing::info;
 
 use crate::{
     batch::Batch,
+    cache::{Cache, Identity, Key},
     deadline::Deadline,
     error::Result,
     memory::Lease,
-    metrics::Metrics,
+    metrics::{Metrics, PairSource},
     model::{self, Checkpoint, CrossEncoder, LoadedModel},
     ops::GpuInfo,
     queue::{self, Pace},
-    scheduler::{self, Scheduler},
+    scheduler::Scheduler,
     text_pool::{Demand, TextPool},
     tokenizer::{Extent, PairTokenizer, Tokens},
 };
 
-use self::pairs::{Pairs, Plan};
-pub(crate) use self::{job::Job, limits::Limits};
+pub(crate) use self::{job::Job, limits::Limits, settings::Settings};
+use self::{
+    pairs::{Pairs, Plan},
+    scores::Scores,
+};
 
 /// Requests with no more text than this are encoded in one piece of work.
 const AT_ONCE: usize = 64 * 1024;
@@ -50,9 +56,20 @@ pub(crate) struct Reranker {
     tokenizer: Arc<PairTokenizer>,
     text: Arc<TextPool>,
     scheduler: Scheduler,
+    cache: Option<Arc<Cache>>,
+    metrics: Arc<Metrics>,
     info: ModelInfo,
     limits: Limits,
     batching: queue::Limits,
+}
+
+/// What a request does about the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caching {
+    /// It takes what is known and leaves what it computes.
+    Use,
+    /// It neither asks nor tells.
+    Bypass,
 }
 
 /// What clients may want to know of the model.
@@ -86,17 +103,23 @@ pub(crate) struct Score {
 }
 
 /// The answer to a request.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Ranking {
     /// Every document, best first, ties in the order of the request.
     pub scores: Vec<Score>,
     /// Tokens of all pairs as the model reads them: truncated, with the special ones.
     pub tokens: usize,
-    /// Time from the call to admission.
+    /// Pairs that were scored: the distinct ones, a window of a document being one.
+    pub pairs: usize,
+    /// Pairs among them that were not computed for this request.
+    pub cached: usize,
+    /// Time from the call to the tokens of all pairs.
     pub tokenized: Duration,
+    /// Time that the cache was asked.
+    pub recalled: Duration,
     /// Time from admission to the first batch.
     pub queued: Duration,
-    /// Time from the first batch to the last.
+    /// Time from the first batch to the last logit.
     pub computed: Duration,
 }
 
@@ -107,27 +130,18 @@ impl Reranker {
     /// # Errors
     /// A sentence for a person: what is wrong with which file or option, and what to do.
     pub(crate) fn load(
-        model: &model::Settings,
-        scheduler: scheduler::Settings,
-        limits: Limits,
+        settings: &Settings,
         text: Arc<TextPool>,
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<Self> {
+        let Settings {
+            model,
+            scheduler,
+            cache,
+            limits,
+        } = settings;
         let checkpoint = Checkpoint::open(&model.source, &model.hub)?;
-        let longest = checkpoint.config.longest_input();
-        ensure!(
-            model.build.max_length <= longest,
-            "RERANKER_MAX_LENGTH is {}, but this model reads at most {longest} tokens",
-            model.build.max_length
-        );
-        let tokenizer = PairTokenizer::new(&checkpoint.tokenizer, model.build.max_length)?
-            .remember(model.token_cache_mb * 1_000_000);
-        ensure!(
-            tokenizer.vocabulary() <= checkpoint.config.vocabulary,
-            "tokenizer.json has {} tokens, but `vocab_size` in config.json is {}",
-            tokenizer.vocabulary(),
-            checkpoint.config.vocabulary
-        );
+        let tokenizer = tokenizer_of(&checkpoint, model)?;
         let LoadedModel {
             encoders,
             device,
@@ -148,13 +162,22 @@ impl Reranker {
             // What the warm-up took is no request's.
             encoder.take_spent();
         }
+        let backend = model.build.backend.name();
+        let cache = Cache::new(cache, metrics, || {
+            anyhow::Ok(Identity {
+                model: checkpoint.fingerprint()?,
+                device,
+                dtype,
+                backend,
+            })
+        })?;
         let info = ModelInfo {
             id: model.id.clone(),
             commit: checkpoint.commit,
             device,
             gpus,
             dtype,
-            backend: model.build.backend.name(),
+            backend,
             max_length: model.build.max_length,
         };
         let limits_of_queue = queue::Limits {
@@ -170,8 +193,10 @@ impl Reranker {
             tokenizer: Arc::new(tokenizer),
             text,
             scheduler,
+            cache: cache.map(Arc::new),
+            metrics: Arc::clone(metrics),
             info,
-            limits,
+            limits: *limits,
             batching: limits_of_queue,
         })
     }
@@ -204,34 +229,66 @@ impl Reranker {
     pub(crate) async fn rerank(
         &self,
         job: Job,
+        caching: Caching,
         deadline: Deadline,
         lease: &mut Lease,
     ) -> Result<Ranking> {
-        deadline.bound(self.score(job, deadline, lease)).await
+        let ranking = self.rank(job, caching, deadline, lease);
+        deadline.bound(ranking).await
     }
 
-    async fn score(&self, mut job: Job, deadline: Deadline, lease: &mut Lease) -> Result<Ranking> {
+    async fn rank(
+        &self,
+        mut job: Job,
+        caching: Caching,
+        deadline: Deadline,
+        lease: &mut Lease,
+    ) -> Result<Ranking> {
         let called = Instant::now();
         let deadline = deadline.for_share(SCORING_SHARE);
         job.truncation.chunks.get_or_insert(self.limits.chunks);
         self.check_chance(&job, deadline)?;
         lease.grow(job.token_bytes(self.info.max_length))?;
-        let pairs = self.encode(job, deadline).await?;
+        let cache = self.cache.as_ref().filter(|_| caching == Caching::Use);
+        let (pairs, keys) = self.encode(job, cache.cloned(), deadline).await?;
         let tokens = pairs.tokens();
+        let lengths: Vec<usize> = pairs.encodings.iter().map(Vec::len).collect();
         let tokenized = called.elapsed();
-        let scored = self.scheduler.score(pairs.encodings, deadline).await?;
-        let logits: Vec<f32> = pairs
-            .slots
-            .into_iter()
-            .map(|slot| best(&scored.logits[slot]))
-            .collect();
+        let (scheduler, encodings) = (&self.scheduler, pairs.encodings);
+        let scores = match cache {
+            Some(cache) => {
+                scores::recall_or_compute(scheduler, cache, encodings, &keys, deadline).await?
+            }
+            None => scores::compute(scheduler, encodings, deadline).await?,
+        };
+        let slots = pairs.slots.into_iter();
+        let logits: Vec<f32> = slots.map(|slot| best(&scores.logits[slot])).collect();
         Ok(Ranking {
             scores: rank(&logits),
             tokens,
+            pairs: lengths.len(),
+            cached: self.count(&scores, &lengths),
             tokenized,
-            queued: scored.queued,
-            computed: scored.computed,
+            recalled: scores.recalled,
+            queued: scores.queued,
+            computed: scores.computed,
         })
+    }
+
+    /// Counts pairs of these lengths by where their logits came from, and tells how many were not
+    /// computed for the request.
+    fn count(&self, scores: &Scores, lengths: &[usize]) -> usize {
+        let (mut cached, mut saved) = (0, 0);
+        for (&source, &tokens) in scores.sources.iter().zip(lengths) {
+            self.metrics.cache.pair(source);
+            if !matches!(source, PairSource::Model | PairSource::Bypass) {
+                cached += 1;
+                saved += tokens;
+            }
+        }
+        let saved = self.scheduler.seconds(saved);
+        self.metrics.cache.saved_seconds.inc_by(saved);
+        cached
     }
 
     /// Refuses a request behind others that would be refused once its tokens are known: under
@@ -254,13 +311,21 @@ impl Reranker {
         })
     }
 
-    /// The job's pairs, made by the threads for text: in one go, or piece by piece.
-    async fn encode(&self, job: Job, deadline: Deadline) -> Result<Pairs> {
+    /// The job's pairs and their keys, made by the threads for text: in one go, or piece by piece.
+    async fn encode(
+        &self,
+        job: Job,
+        cache: Option<Arc<Cache>>,
+        deadline: Deadline,
+    ) -> Result<(Pairs, Vec<Key>)> {
         let most = self.batching.queue_pairs;
         let bytes = job.bytes();
         let tokenizer = Arc::clone(&self.tokenizer);
         if bytes <= AT_ONCE {
-            let encode = move |demand: &Demand| encode(&tokenizer, job, most, demand);
+            let encode = move |demand: &Demand| {
+                let pairs = encode(&tokenizer, job, most, demand)?;
+                Ok(with_keys(pairs, cache.as_deref()))
+            };
             return self.text.run(bytes, deadline, encode).await?;
         }
         let plan = self
@@ -271,7 +336,10 @@ impl Reranker {
         let extents: Arc<[Extent]> = plan.extents(&tokenizer, &queries).into();
         let documents = self.encode_documents(&plan, &extents, deadline).await?;
         let copied = bytes.min(documents.len() * self.info.max_length * size_of::<u32>());
-        let join = move |_: &Demand| plan.join(&tokenizer, &queries, &documents, most);
+        let join = move |_: &Demand| {
+            let pairs = plan.join(&tokenizer, &queries, &documents, most)?;
+            Ok(with_keys(pairs, cache.as_deref()))
+        };
         self.text.run(copied, deadline, join).await?
     }
 
@@ -310,9 +378,37 @@ fn encode(tokenizer: &PairTokenizer, job: Job, most: usize, demand: &Demand) -> 
     plan.join(tokenizer, &queries, &documents, most)
 }
 
+/// Pairs with what the cache knows them by, if there is one.
+fn with_keys(pairs: Pairs, cache: Option<&Cache>) -> (Pairs, Vec<Key>) {
+    let keys = cache.map_or_else(Vec::new, |cache| {
+        let encodings = pairs.encodings.iter();
+        encodings.map(|tokens| cache.key(tokens)).collect()
+    });
+    (pairs, keys)
+}
+
 /// A document is as good as its best window.
 fn best(logits: &[f32]) -> f32 {
     logits.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// The tokenizer of a model, for pairs of the length that is asked for.
+fn tokenizer_of(
+    checkpoint: &Checkpoint,
+    settings: &model::Settings,
+) -> anyhow::Result<PairTokenizer> {
+    let (max_length, longest) = (settings.build.max_length, checkpoint.config.longest_input());
+    ensure!(
+        max_length <= longest,
+        "RERANKER_MAX_LENGTH is {max_length}, but this model reads at most {longest} tokens"
+    );
+    let tokenizer = PairTokenizer::new(&checkpoint.tokenizer, max_length)?;
+    let (tokens, limit) = (tokenizer.vocabulary(), checkpoint.config.vocabulary);
+    ensure!(
+        tokens <= limit,
+        "tokenizer.json has {tokens} tokens, but `vocab_size` in config.json is {limit}"
+    );
+    Ok(tokenizer.remember(settings.token_cache_mb * 1_000_000))
 }
 
 fn warm_up(encoder: &dyn CrossEncoder, tokenizer: &PairTokenizer) -> anyhow::Result<()> {

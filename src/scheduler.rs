@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use tracing::error;
 
 pub(crate) use self::state::Scored;
-use self::state::{State, Waiting};
+use self::state::{Computed, State, Waiting};
 use crate::{
     batch::Batch,
     deadline::Deadline,
@@ -110,6 +110,7 @@ impl Scheduler {
             let (queued, computed) = (Duration::ZERO, Duration::ZERO);
             return Ok(Scored {
                 logits: Vec::new(),
+                redone: false,
                 queued,
                 computed,
             });
@@ -138,6 +139,11 @@ impl Scheduler {
             .queue
             .check(tokens, state.due(deadline), &state.forecast());
         checked.map_err(|refused| self.shared.refusal(&state, refused, 0))
+    }
+
+    /// How long a worker takes for so many tokens, in seconds.
+    pub(crate) fn seconds(&self, tokens: usize) -> f64 {
+        tokens as f64 * self.shared.lock().seconds_per_token()
     }
 
     /// Pairs waiting for a batch.
@@ -279,9 +285,8 @@ impl Shared {
             let started = Instant::now();
             let redone = model.batches_redone();
             let result = predict(model, &batch);
-            self.metrics
-                .redone_batches
-                .inc_by(model.batches_redone() - redone);
+            let redone = model.batches_redone() - redone;
+            self.metrics.redone_batches.inc_by(redone);
             self.metrics.observe_batch(
                 batch.len(),
                 batch.input_ids.len(),
@@ -292,6 +297,10 @@ impl Shared {
                 self.metrics.observe_operation(operation.name(), took);
             }
             self.count_non_finite(&result);
+            let result = result.map(|logits| Computed {
+                logits,
+                redone: redone > 0,
+            });
             self.lock().finish(worker, &entries, result, started);
         }
     }

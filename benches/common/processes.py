@@ -89,11 +89,13 @@ class Server:
 
     @classmethod
     def ours(cls, binary, model, threads, dtype, options=(), device="cpu", **more):
-        """This project's server, with a deadline that no request meets, however slow the machine."""
+        """This project's server, with a deadline that no request meets, however slow the machine. It has no cache of
+        scores: benchmarks send the same requests again to time the model."""
         port = free_port()
         command = [str(binary), "--model", str(model), "--device", device, "--host", "127.0.0.1", "--port", str(port),
                    "--deadline-ms", "900000", "--dtype", dtype, *options]
-        return cls("ours", command, port, {"RAYON_NUM_THREADS": str(threads)}, **more)
+        environment = {"RAYON_NUM_THREADS": str(threads), "RERANKER_CACHE_MB": "0"}
+        return cls("ours", command, port, environment, **more)
 
     @property
     def url(self):

@@ -185,7 +185,8 @@ def svg(result):
 async def with_server(args):
     port = free_port()
     environment = {**os.environ, "RERANKER_MODEL": args.model, "RERANKER_HOST": "127.0.0.1", "RERANKER_PORT": str(port),
-                   "RERANKER_DEADLINE_MS": str(int(args.deadline * 1000)), "LOG_LEVEL": "error"}
+                   "RERANKER_DEADLINE_MS": str(int(args.deadline * 1000)), "LOG_LEVEL": "error",
+                   "RERANKER_CACHE_MB": "0"}
     process = await asyncio.create_subprocess_exec(str(args.binary), "serve", env=environment)
     try:
         for _ in range(6000):

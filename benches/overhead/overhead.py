@@ -158,7 +158,7 @@ def servers_of(args, core):
     one = {"RAYON_NUM_THREADS": "1", "TOKIO_WORKER_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     pin = ["taskset", "-c", str(core)]
     servers = [pinned("ours", [*pin, str(args.binary), "serve", "--model", args.checkpoint, "--host", "127.0.0.1"],
-                      {"LOG_LEVEL": "warning", **one})]
+                      {"LOG_LEVEL": "warning", "RERANKER_CACHE_MB": "0", **one})]
     if args.tei:
         servers.append(pinned("TEI", [*pin, args.tei, "--model-id", args.checkpoint, "--hostname", "127.0.0.1",
                                       "--dtype", "float32", "--tokenization-workers", "1"], {"LOG_LEVEL": "warn", **one}))

@@ -78,6 +78,8 @@ impl<'a> Visit<'a> {
             documents = scored.documents,
             returned = scored.returned,
             tokens = scored.tokens,
+            pairs = scored.pairs,
+            cached = scored.cached,
             queue_ms = scored.queued.as_millis(),
             compute_ms = scored.computed.as_millis(),
             total_ms = scored.total.as_millis(),

@@ -32,7 +32,7 @@ const COMPRESS_FROM_BYTES: u64 = 4096;
 const PREFLIGHT_AGE: Duration = Duration::from_mins(10);
 
 /// What a page may read of an answer, beside what browsers always let it.
-const EXPOSED: [&str; 10] = [
+const EXPOSED: [&str; 12] = [
     "x-request-id",
     "retry-after",
     "x-total-time",
@@ -43,6 +43,8 @@ const EXPOSED: [&str; 10] = [
     "x-compute-time",
     "x-compute-characters",
     "x-compute-tokens",
+    "x-compute-pairs",
+    "x-cached-pairs",
 ];
 
 /// The routes behind their guards.
@@ -92,6 +94,7 @@ fn cors(origins: &[Origin]) -> CorsLayer {
         .allow_methods([Method::GET, Method::HEAD, Method::POST])
         .allow_headers([
             header::AUTHORIZATION,
+            header::CACHE_CONTROL,
             header::CONTENT_TYPE,
             HeaderName::from_static("x-api-key"),
             HeaderName::from_static(X_REQUEST_ID),

@@ -33,6 +33,8 @@ pub(super) struct Scored {
     pub(super) documents: usize,
     pub(super) returned: usize,
     pub(super) tokens: usize,
+    pub(super) pairs: usize,
+    pub(super) cached: usize,
     pub(super) queued: Duration,
     pub(super) computed: Duration,
     pub(super) total: Duration,

@@ -26,7 +26,7 @@ use crate::{
     error::Error,
     memory::Lease,
     metrics::{Metrics, Stage},
-    rerank::{Job, Limits, Ranking},
+    rerank::{Caching, Job, Limits, Ranking},
     text_pool::Demand,
 };
 
@@ -89,7 +89,8 @@ async fn answer(
     let refuse = |error: Error| ApiError::from(error).to(family);
     let reranker = app.ready().map_err(|error| error.to(family))?;
     let parsed = started.elapsed();
-    let ranking = reranker.rerank(job, deadline, &mut lease).await;
+    let caching = caching(headers);
+    let ranking = reranker.rerank(job, caching, deadline, &mut lease).await;
     let ranking = ranking.map_err(refuse)?;
     let returned = request.returned(&ranking);
     let id = headers.get(X_REQUEST_ID).map(HeaderValue::to_str);
@@ -114,6 +115,8 @@ async fn answer(
         documents: ranking.scores.len(),
         returned,
         tokens: ranking.tokens,
+        pairs: ranking.pairs,
+        cached: ranking.cached,
         queued: ranking.queued,
         computed: ranking.computed,
         total: started.elapsed(),
@@ -158,6 +161,20 @@ async fn parse(
         let refusal = ApiError::from(reason).to(family);
         after_readiness(app, refusal)
     })
+}
+
+/// Whether the request wants nothing of it to be kept (RFC 9111, 5.2.1.5).
+fn caching(headers: &HeaderMap) -> Caching {
+    let values = headers.get_all(header::CACHE_CONTROL).iter();
+    let directives = values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    let mut directives = directives.map(str::trim);
+    if directives.any(|directive| directive.eq_ignore_ascii_case("no-store")) {
+        Caching::Bypass
+    } else {
+        Caching::Use
+    }
 }
 
 fn parse_within(
@@ -252,6 +269,7 @@ fn timing_headers(
     let fine = |name, duration: Duration| format!("{name};dur={:.3}", duration.as_secs_f64() * 1e3);
     let server_timing = [
         fine("tokenize", ranking.tokenized),
+        fine("cache", ranking.recalled),
         fine("queue", ranking.queued),
         fine("compute", ranking.computed),
         fine("total", total),
@@ -261,6 +279,8 @@ fn timing_headers(
         ("x-compute-time", ms(total)),
         ("x-compute-characters", characters.to_string()),
         ("x-compute-tokens", ranking.tokens.to_string()),
+        ("x-compute-pairs", ranking.pairs.to_string()),
+        ("x-cached-pairs", ranking.cached.to_string()),
         ("x-total-time", ms(total)),
         ("x-tokenization-time", ms(ranking.tokenized)),
         ("x-queue-time", ms(ranking.queued)),
@@ -282,6 +302,7 @@ fn observe(metrics: &Metrics, ranking: &Ranking, parsed: Duration, total: Durati
     for (stage, took) in [
         (Stage::Parse, parsed),
         (Stage::Tokenize, ranking.tokenized),
+        (Stage::Cache, ranking.recalled),
         (Stage::Queue, ranking.queued),
         (Stage::Compute, ranking.computed),
     ] {

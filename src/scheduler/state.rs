@@ -26,6 +26,8 @@ const ALONE_SHARE: f64 = 0.9;
 pub(crate) struct Scored {
     /// One finite logit per pair, in the order given.
     pub logits: Vec<f32>,
+    /// Whether a batch of theirs was computed twice, the second time in another precision.
+    pub redone: bool,
     /// Time from admission until the first of the request's batches started.
     pub queued: Duration,
     /// Time from the first batch to the answer.
@@ -45,6 +47,14 @@ pub(super) struct State {
     pub(super) origin: Instant,
 }
 
+/// What came of a batch.
+pub(super) struct Computed {
+    /// One logit per pair.
+    pub(super) logits: Vec<f32>,
+    /// Whether it was computed twice, the second time in another precision.
+    pub(super) redone: bool,
+}
+
 /// The batch that a worker computes.
 #[derive(Clone, Copy)]
 struct Running {
@@ -56,6 +66,7 @@ struct Running {
 pub(super) struct Waiting {
     logits: Vec<f32>,
     missing: usize,
+    redone: bool,
     admitted: Instant,
     started: Option<Instant>,
     answer: oneshot::Sender<Result<Scored>>,
@@ -67,6 +78,7 @@ impl Waiting {
         Self {
             logits: vec![f32::NAN; pairs],
             missing: pairs,
+            redone: false,
             admitted: Instant::now(),
             started: None,
             answer,
@@ -108,6 +120,11 @@ impl State {
     pub(super) fn due(&self, deadline: Deadline) -> f64 {
         let since = deadline.at().saturating_duration_since(self.origin);
         since.as_secs_f64()
+    }
+
+    /// The measured speed of one worker.
+    pub(super) fn seconds_per_token(&self) -> f64 {
+        self.pace.seconds_per_unit()
     }
 
     pub(super) fn forecast(&self) -> Forecast {
@@ -154,14 +171,14 @@ impl State {
         &mut self,
         worker: usize,
         entries: &[Entry<Encoding>],
-        result: Result<Vec<f32>>,
+        result: Result<Computed>,
         started: Instant,
     ) {
         self.workers[worker] = None;
         match result {
-            Ok(logits) => {
+            Ok(Computed { logits, redone }) => {
                 for (entry, logit) in entries.iter().zip(logits) {
-                    self.record(entry, logit);
+                    self.record(entry, logit, redone);
                 }
                 self.pace.observe(tokens_of(entries), started.elapsed());
             }
@@ -173,7 +190,7 @@ impl State {
         }
     }
 
-    fn record(&mut self, entry: &Entry<Encoding>, logit: f32) {
+    fn record(&mut self, entry: &Entry<Encoding>, logit: f32, redone: bool) {
         if !logit.is_finite() {
             let message = format!("pair {} of a request has the logit {logit}", entry.index);
             error!(tokens = entry.tokens, "{message}");
@@ -183,6 +200,7 @@ impl State {
             return; // its owner is gone
         };
         waiting.logits[entry.index] = logit;
+        waiting.redone |= redone;
         waiting.missing -= 1;
         if waiting.missing == 0
             && let Some(done) = self.waiting.remove(&entry.request)
@@ -191,6 +209,7 @@ impl State {
             // Nobody may be listening any more; then nobody misses it.
             let _ = done.answer.send(Ok(Scored {
                 logits: done.logits,
+                redone: done.redone,
                 queued: started - done.admitted,
                 computed: started.elapsed(),
             }));

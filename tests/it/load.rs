@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 use crate::support::{Server, program, read_answer, request_head};
 
+/// The model computes every pair, also those that come again.
+const NO_CACHE: (&str, &str) = ("RERANKER_CACHE_MB", "0");
+
 /// A request of its own for each client: between 1 and 12 documents of various lengths.
 fn request(client: usize) -> String {
     let words = [
@@ -35,7 +38,7 @@ fn documents(answer: &Value) -> &Value {
 
 #[test]
 fn two_hundred_at_once_get_what_each_gets_alone() {
-    let server = Server::start(&[]);
+    let server = Server::start(&[NO_CACHE]);
     let alone: Vec<Value> = (0..200)
         .map(|client| server.post("/rerank", &request(client)).json())
         .collect();
@@ -80,6 +83,7 @@ fn large_request() -> String {
 fn sigterm_finishes_what_is_in_flight_and_exits_cleanly() {
     // Patience enough for a slow machine.
     let server = Server::start(&[
+        NO_CACHE,
         ("RERANKER_DRAIN_TIMEOUT_MS", "600000"),
         ("RERANKER_DEADLINE_MS", "600000"),
     ]);
@@ -98,7 +102,7 @@ fn sigterm_finishes_what_is_in_flight_and_exits_cleanly() {
 
 #[test]
 fn a_drain_that_takes_too_long_is_cut_short() {
-    let server = Server::start(&[("RERANKER_DRAIN_TIMEOUT_MS", "1")]);
+    let server = Server::start(&[NO_CACHE, ("RERANKER_DRAIN_TIMEOUT_MS", "1")]);
     let body = large_request();
     let _in_flight = server.begin(
         &request_head("/rerank", Some("application/json"), body.len()),
@@ -112,7 +116,7 @@ fn a_drain_that_takes_too_long_is_cut_short() {
 
 #[test]
 fn a_client_that_hangs_up_frees_its_place() {
-    let server = Server::start(&[]);
+    let server = Server::start(&[NO_CACHE]);
     let body = large_request();
     let leaving = server.begin(
         &request_head("/rerank", Some("application/json"), body.len()),
@@ -135,6 +139,7 @@ fn a_client_that_hangs_up_frees_its_place() {
 fn past_the_deadline_the_answer_is_504_and_the_queue_is_free() {
     // The model waits for company that does not come.
     let server = Server::start(&[
+        NO_CACHE,
         ("RERANKER_DEADLINE_MS", "300"),
         ("RERANKER_BATCH_WAIT_MS", "60000"),
     ]);
@@ -148,7 +153,7 @@ fn past_the_deadline_the_answer_is_504_and_the_queue_is_free() {
 
 #[test]
 fn what_takes_longer_than_its_deadline_even_alone_is_refused_at_once() {
-    let server = Server::start(&[("RERANKER_DEADLINE_MS", "300")]);
+    let server = Server::start(&[NO_CACHE, ("RERANKER_DEADLINE_MS", "300")]);
     let answer = server.post("/rerank", &large_request());
     assert_eq!(answer.status, 413, "{answer:?}");
     let detail = answer.json()["detail"].as_str().unwrap().to_owned();
@@ -162,7 +167,7 @@ fn what_takes_longer_than_its_deadline_even_alone_is_refused_at_once() {
 #[test]
 fn overload_is_answered_at_once_and_costs_no_answers() {
     const DEADLINE: Duration = Duration::from_secs(5);
-    let server = Server::start(&[("RERANKER_DEADLINE_MS", "5000")]);
+    let server = Server::start(&[NO_CACHE, ("RERANKER_DEADLINE_MS", "5000")]);
     let documents: Vec<Value> = (0..40)
         .map(|i| {
             json!(format!(
@@ -199,6 +204,7 @@ fn overload_is_answered_at_once_and_costs_no_answers() {
 #[test]
 fn a_full_queue_answers_429_at_once_with_retry_after() {
     let server = Server::start(&[
+        NO_CACHE,
         ("RERANKER_MAX_QUEUE_PAIRS", "100"),
         ("RERANKER_MAX_DOCUMENTS", "100"),
     ]);
@@ -223,7 +229,7 @@ fn a_full_queue_answers_429_at_once_with_retry_after() {
 
 #[test]
 fn a_small_request_overtakes_a_large_one() {
-    let server = Server::start(&[]);
+    let server = Server::start(&[NO_CACHE]);
     let body = large_request();
     let large = server.begin(
         &request_head("/rerank", Some("application/json"), body.len()),

@@ -4,6 +4,7 @@
 
 mod access;
 mod api;
+mod cache;
 mod checkpoints;
 mod cli;
 mod documents;

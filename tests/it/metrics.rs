@@ -26,7 +26,7 @@ fn scrape(server: &Server) -> BTreeMap<String, String> {
 
 #[test]
 fn requests_batches_and_refusals_are_counted() {
-    let server = Server::start(&[("RERANKER_MAX_DOCUMENTS", "3")]);
+    let server = Server::start(&[("RERANKER_MAX_DOCUMENTS", "3"), ("RERANKER_CACHE_MB", "0")]);
     let before = scrape(&server);
     assert_eq!(before["reranker_ready"], "1");
     let documents = json!({"query": "a", "documents": ["b", "c", "b"]}).to_string();

@@ -325,10 +325,7 @@ mod tests {
         });
         let mut ranking = Ranking {
             scores: scores.collect(),
-            tokens: 0,
-            tokenized: Duration::ZERO,
-            queued: Duration::ZERO,
-            computed: Duration::ZERO,
+            ..Ranking::default()
         };
         let best_first = |a: &Score, b: &Score| b.sigmoid.total_cmp(&a.sigmoid);
         ranking.scores.sort_by(best_first);

@@ -274,12 +274,12 @@ fn a_document_is_read_where_its_text_is() {
             .unwrap()
             .extend(extra.as_object().unwrap().clone());
         let job = read(Route::Any, &body).unwrap().job();
-        assert_eq!(job.documents, [text.into()], "{body}");
+        assert_eq!(job.documents, [std::sync::Arc::<str>::from(text)], "{body}");
     }
     let query = json!({"query": {"content": [{"type": "text", "text": "q"}]}, "documents": ["a"]});
     assert_eq!(
         read(Route::Any, &query).unwrap().job().queries,
-        ["q".into()]
+        [std::sync::Arc::<str>::from("q")]
     );
 }
 
@@ -405,9 +405,7 @@ fn ranking() -> Ranking {
     Ranking {
         scores: vec![score(1, 5.0), score(2, 2.5), score(0, 0.0)],
         tokens: 30,
-        tokenized: Duration::ZERO,
-        queued: Duration::ZERO,
-        computed: Duration::ZERO,
+        ..Ranking::default()
     }
 }
 
