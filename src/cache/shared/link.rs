@@ -78,7 +78,7 @@ impl Link {
         self.metrics.cache.error(kind);
         match kind {
             CacheError::Refused => {
-                self.tell(format!("Redis refused a command: {}", sentence(error)))
+                self.tell(format!("Redis refused a command: {}", sentence(error)));
             }
             _ => self.give_up(connection, &sentence(error)),
         }
