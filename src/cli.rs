@@ -1,5 +1,6 @@
 //! The command line: one short function per sub-command.
 
+mod doctor;
 mod probe;
 mod signals;
 mod threads;
@@ -21,7 +22,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
-use self::signals::Signals;
+use self::{doctor::DoctorArgs, signals::Signals};
 use crate::{
     allocator, cache,
     config::{self, Config, LogArgs, ServeArgs},
@@ -63,6 +64,9 @@ enum Command {
     /// Examine the GPU with this model and print what it finds as JSON: kernels against references,
     /// peaks, the time of each part of a batch; exit 1 if a kernel is wrong
     GpuCheck(Box<ServeArgs>),
+    /// Examine a running server from any machine: reachable, right, fast enough? Prints a table and
+    /// what to do; exit 1 if something failed
+    Doctor(DoctorArgs),
     /// Exit 0 if the server on this machine is ready, 1 if not; for containers
     Healthcheck(HealthcheckArgs),
 }
@@ -127,6 +131,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Some(Command::Rerank(args)) => rerank(&args),
         Some(Command::Peak) => peak(),
         Some(Command::GpuCheck(args)) => gpu_check(&args),
+        Some(Command::Doctor(args)) => examine(&args),
         Some(Command::Healthcheck(args)) => healthcheck(&args),
     }
 }
@@ -257,6 +262,13 @@ fn gpu_check(args: &ServeArgs) -> Result<()> {
         passed,
         "a kernel differs from its reference by more than it may"
     );
+    Ok(())
+}
+
+fn examine(args: &DoctorArgs) -> Result<()> {
+    let (found, passed) = doctor::examine(args)?;
+    print(&found)?;
+    ensure!(passed, "the server does not pass");
     Ok(())
 }
 

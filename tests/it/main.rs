@@ -7,6 +7,7 @@ mod api;
 mod cache;
 mod checkpoints;
 mod cli;
+mod doctor;
 mod documents;
 mod formats;
 #[cfg(feature = "cuda")]

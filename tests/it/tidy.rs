@@ -26,7 +26,7 @@ const ONLY_IN: [(&[&str], &[&str]); 9] = [
     (&["cudarc"], &["ops/cuda"]),
     (&["std::arch"], &["ops/matmul"]),
     (&["env::var", "env::vars", "home_dir"], &["config"]),
-    (&["top_k", "rerank_score"], &["http/wire"]),
+    (&["top_k", "rerank_score"], &["http/wire", "cli/doctor"]),
     (
         &["utoipa::"],
         &[
