@@ -36,6 +36,7 @@ mod settings;
 mod status;
 mod strict;
 mod tls;
+mod tokenize;
 mod unread;
 pub(crate) mod wire;
 

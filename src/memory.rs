@@ -138,11 +138,32 @@ impl Lease {
         self.bytes
     }
 
+    /// Bytes of an answer that hold what they take until they are dropped, and no more.
+    pub(crate) fn hold(mut self, bytes: Vec<u8>) -> Held {
+        self.shrink_to(bytes.len());
+        Held {
+            bytes,
+            _lease: self,
+        }
+    }
+
     /// Gives back all but so many bytes.
     pub(crate) fn shrink_to(&mut self, bytes: usize) {
         let back = self.bytes.saturating_sub(bytes);
         let _ = self.budget.set(|used| Some(used - back));
         self.bytes -= back;
+    }
+}
+
+/// Bytes with the lease of what they take.
+pub(crate) struct Held {
+    bytes: Vec<u8>,
+    _lease: Lease,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

@@ -5,47 +5,51 @@
 mod job;
 mod limits;
 mod pairs;
+mod ranking;
 mod scores;
 mod settings;
+mod speed;
 
-use std::{
-    cmp::Ordering,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use anyhow::{Context as _, ensure};
-use tracing::info;
 
 use crate::{
-    batch::Batch,
     cache::{Cache, Identity, Key},
     deadline::Deadline,
     error::Result,
     memory::Lease,
     metrics::{Metrics, PairSource},
-    model::{self, Checkpoint, CrossEncoder, LoadedModel},
+    model::{self, Checkpoint, LoadedModel},
     ops::GpuInfo,
     queue::{self, Pace},
     scheduler::Scheduler,
     text_pool::{Demand, TextPool},
-    tokenizer::{Extent, PairTokenizer, Tokens},
+    tokenizer::{Described, Extent, PairTokenizer, Tokens},
 };
 
-pub(crate) use self::{job::Job, limits::Limits, settings::Settings};
+pub(crate) use self::{
+    job::Job,
+    limits::Limits,
+    ranking::{Ranking, Score},
+    settings::Settings,
+};
 use self::{
-    pairs::{Pairs, Plan},
+    pairs::{Pairs, Plan, encode},
+    ranking::{best, rank},
     scores::Scores,
+    speed::{SMALLEST_MEASURED, measure, warm_up},
 };
 
 /// Requests with no more text than this are encoded in one piece of work.
 const AT_ONCE: usize = 64 * 1024;
 
-/// A batch of less than this share of the largest one, as a divisor, does not show the speed.
-const SMALLEST_MEASURED: usize = 4;
-
 /// Hashing a byte costs this much less than tokenising it.
 const HASHED_PER_BYTE: usize = 8;
+
+/// What the tokens of a text take while they are described, for each of its bytes: a byte is a
+/// token at most, and the library keeps its name, its place and where each byte came from.
+const DESCRIBED_PER_BYTE: usize = 320;
 
 /// The share of the time until its deadline in which a request must be scored; the rest is for the
 /// way back.
@@ -89,38 +93,6 @@ pub(crate) struct ModelInfo {
     pub backend: &'static str,
     /// The most tokens of a pair; longer pairs are truncated.
     pub max_length: usize,
-}
-
-/// How well a document answers the query.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Score {
-    /// The document's place in the request.
-    pub index: usize,
-    /// The raw logit of the model.
-    pub logit: f32,
-    /// The sigmoid of the logit, in [0, 1].
-    pub sigmoid: f64,
-}
-
-/// The answer to a request.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Ranking {
-    /// Every document, best first, ties in the order of the request.
-    pub scores: Vec<Score>,
-    /// Tokens of all pairs as the model reads them: truncated, with the special ones.
-    pub tokens: usize,
-    /// Pairs that were scored: the distinct ones, a window of a document being one.
-    pub pairs: usize,
-    /// Pairs among them that were not computed for this request.
-    pub cached: usize,
-    /// Time from the call to the tokens of all pairs.
-    pub tokenized: Duration,
-    /// Time that the cache was asked.
-    pub recalled: Duration,
-    /// Time from admission to the first batch.
-    pub queued: Duration,
-    /// Time from the first batch to the last logit.
-    pub computed: Duration,
 }
 
 impl Reranker {
@@ -291,6 +263,34 @@ impl Reranker {
         cached
     }
 
+    /// The tokens of texts, by a deadline. The lease grows by what they take.
+    ///
+    /// # Errors
+    /// See [`crate::error::Error`].
+    pub(crate) async fn tokenize(
+        &self,
+        texts: Vec<Arc<str>>,
+        with_special: bool,
+        deadline: Deadline,
+        lease: &mut Lease,
+    ) -> Result<Vec<Vec<Described>>> {
+        let bytes: usize = texts.iter().map(|text| text.len()).sum();
+        lease.grow(bytes.saturating_mul(DESCRIBED_PER_BYTE))?;
+        let tokenizer = Arc::clone(&self.tokenizer);
+        let describe = move |demand: &Demand| {
+            let describe = |text: &Arc<str>| {
+                if demand.is_there() {
+                    tokenizer.describe(text, with_special)
+                } else {
+                    Err(demand.ended())
+                }
+            };
+            texts.iter().map(describe).collect()
+        };
+        let described = self.text.run(bytes, deadline, describe);
+        deadline.bound(async { described.await? }).await
+    }
+
     /// Refuses a request behind others that would be refused once its tokens are known: under
     /// overload that is most of what comes, and reading it all would take time from what can be
     /// done. Large requests are rare; which of their texts are equal would take long to find out
@@ -369,15 +369,6 @@ impl Reranker {
     }
 }
 
-/// The pairs of a job that is small, in one go.
-fn encode(tokenizer: &PairTokenizer, job: Job, most: usize, demand: &Demand) -> Result<Pairs> {
-    let plan = Plan::new(job);
-    let queries = plan.encode_queries(tokenizer, demand)?;
-    let extents = plan.extents(tokenizer, &queries);
-    let documents = plan.encode_documents(0..extents.len(), &extents, tokenizer, demand)?;
-    plan.join(tokenizer, &queries, &documents, most)
-}
-
 /// Pairs with what the cache knows them by, if there is one.
 fn with_keys(pairs: Pairs, cache: Option<&Cache>) -> (Pairs, Vec<Key>) {
     let keys = cache.map_or_else(Vec::new, |cache| {
@@ -385,11 +376,6 @@ fn with_keys(pairs: Pairs, cache: Option<&Cache>) -> (Pairs, Vec<Key>) {
         encodings.map(|tokens| cache.key(tokens)).collect()
     });
     (pairs, keys)
-}
-
-/// A document is as good as its best window.
-fn best(logits: &[f32]) -> f32 {
-    logits.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// The tokenizer of a model, for pairs of the length that is asked for.
@@ -409,98 +395,4 @@ fn tokenizer_of(
         "tokenizer.json has {tokens} tokens, but `vocab_size` in config.json is {limit}"
     );
     Ok(tokenizer.remember(settings.token_cache_mb * 1_000_000))
-}
-
-fn warm_up(encoder: &dyn CrossEncoder, tokenizer: &PairTokenizer) -> anyhow::Result<()> {
-    let job = Job {
-        queries: vec!["warm-up".into()],
-        documents: vec!["A first pair, so that the second finds everything in place.".into()],
-        ..Job::default()
-    };
-    let pairs = encode(tokenizer, job, 1, &Demand::until(Deadline::far_away()))?;
-    let logits = encoder.predict(&Batch::pack(pairs.encodings.iter().map(Vec::as_slice)))?;
-    ensure!(
-        logits.iter().all(|logit| logit.is_finite()),
-        "its logit is {logits:?}; the weights may be damaged"
-    );
-    info!(logit = logits[0], "warm-up pair scored");
-    Ok(())
-}
-
-/// Has a model compute pairs of a usual length, and full batches of them if one takes no longer
-/// than a second: admission needs to know from the first request on how fast it is.
-fn measure(
-    encoder: &dyn CrossEncoder,
-    max_length: usize,
-    batch_tokens: usize,
-    pace: &mut Pace,
-) -> anyhow::Result<()> {
-    /// Query, document and special tokens. A token of a longer pair takes longer.
-    const USUAL: usize = 128;
-    const AT_MOST: Duration = Duration::from_secs(1);
-    const LONG_ENOUGH: Duration = Duration::from_millis(500);
-    let pair = vec![0; USUAL.min(max_length)];
-    let pairs = (batch_tokens / pair.len()).max(1);
-    let mut time = |pairs: usize| {
-        let batch = Batch::pack(vec![pair.as_slice(); pairs]);
-        let started = Instant::now();
-        encoder.predict(&batch)?;
-        pace.observe(pairs * pair.len(), started.elapsed());
-        anyhow::Ok(started.elapsed())
-    };
-    let quarter = time(pairs.div_ceil(SMALLEST_MEASURED))?;
-    if quarter * u32::try_from(SMALLEST_MEASURED)? <= AT_MOST {
-        let started = Instant::now();
-        while started.elapsed() < LONG_ENOUGH {
-            time(pairs)?;
-        }
-    }
-    Ok(())
-}
-
-/// Best first; the sort is stable, so ties keep the order of the request.
-fn rank(logits: &[f32]) -> Vec<Score> {
-    let mut scores: Vec<Score> = logits
-        .iter()
-        .enumerate()
-        .map(|(index, &logit)| Score {
-            index,
-            logit,
-            sigmoid: sigmoid(logit),
-        })
-        .collect();
-    scores.sort_by(|a, b| b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal)); // all finite; 0.0 ties with -0.0
-    scores
-}
-
-/// In f64: a narrower sigmoid saturates, and ties would lose the order of good documents.
-fn sigmoid(logit: f32) -> f64 {
-    1.0 / (1.0 + (-f64::from(logit)).exp())
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn order(logits: &[f32]) -> Vec<usize> {
-        rank(logits).iter().map(|score| score.index).collect()
-    }
-
-    #[test]
-    fn best_first_and_ties_in_the_order_of_the_request() {
-        assert_eq!(order(&[0.0, 2.0, -1.0, 2.0, 0.0, -0.0]), [1, 3, 0, 4, 5, 2]);
-        assert_eq!(order(&[]), Vec::<usize>::new());
-    }
-
-    proptest! {
-        #[test]
-        fn scores_are_in_the_unit_interval_and_fall(logits in prop::collection::vec(-60f32..60.0, 0..50)) {
-            let scores = rank(&logits);
-            prop_assert!(scores.iter().all(|s| (0.0..=1.0).contains(&s.sigmoid)));
-            prop_assert!(scores.windows(2).all(|w| w[0].sigmoid >= w[1].sigmoid));
-            prop_assert_eq!(scores.len(), logits.len());
-        }
-    }
 }

@@ -6,6 +6,7 @@
 //! reads as much of it as can matter ([`PairTokenizer::query_extent`],
 //! [`PairTokenizer::document_extent`]), and the tests compare every outcome with theirs.
 
+mod described;
 mod layout;
 mod normal;
 mod reader;
@@ -18,11 +19,12 @@ mod words;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use tokenizers::Tokenizer;
 
-use self::{reader::Reader, recent::Recent};
 pub use self::{
+    described::Described,
     tokens::{Extent, Side, Tokens},
     truncation::{TooLong, Truncation},
 };
+use self::{reader::Reader, recent::Recent};
 use crate::error;
 
 /// `<s>`, `</s></s>` and `</s>`: what the template adds to a pair.
@@ -123,6 +125,14 @@ impl PairTokenizer {
         let encoding = self.tokenizer.encode_fast(text, false);
         let encoding = encoding.map_err(|e| error::Error::Inference(format!("tokenizer: {e}")))?;
         Ok(Some(Tokens::whole(encoding.get_ids().to_vec())))
+    }
+
+    /// The tokens of a text with what they stand for, as Hugging Face's library reads it.
+    ///
+    /// # Errors
+    /// [`error::Error::Inference`] if the tokenizer fails on the text.
+    pub fn describe(&self, text: &str, with_special: bool) -> error::Result<Vec<Described>> {
+        described::describe(&self.tokenizer, text, with_special)
     }
 
     /// Encodes a text that is likely to come again: its tokens may be remembered.

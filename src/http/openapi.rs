@@ -1,6 +1,6 @@
 //! The description of the API, made from the routes and the types that serve them.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::{
     ToSchema,
     openapi::{
@@ -17,12 +17,38 @@ use utoipa::{
 
 use super::{
     scoring::SCORING,
-    status,
-    wire::{Route, Schemas},
+    status, tokenize,
+    wire::{self, Route, Schemas},
 };
 
 const DESCRIPTION: &str = "Orders passages by how well they answer a query. Speaks the formats of RAGFab, \
 text-embeddings-inference, Cohere, Jina, vLLM, Infinity and llama.cpp; `/rerank` tells them apart by the body.";
+
+/// Why a request with texts may be refused, by status.
+const REFUSALS: [(&str, &str); 10] = [
+    (
+        "400",
+        "A blank query, no documents, or a body that is not text",
+    ),
+    ("401", "No valid API key"),
+    ("408", "The body did not arrive in time"),
+    (
+        "413",
+        "More bytes, documents or characters than the server takes",
+    ),
+    ("415", "A content encoding that the server does not read"),
+    ("422", "Not a request of this format"),
+    (
+        "429",
+        "The queue is full; `Retry-After` says when to come back",
+    ),
+    ("500", "The model failed"),
+    (
+        "503",
+        "The model is loading, or the server is full or stopping; `Retry-After` says when to come back",
+    ),
+    ("504", "No answer within the deadline"),
+];
 
 /// The document.
 pub(super) fn document() -> OpenApi {
@@ -35,6 +61,8 @@ pub(super) fn document() -> OpenApi {
     for (path, route) in SCORING {
         paths = paths.path(path, PathItem::new(HttpMethod::Post, scoring(path, route)));
     }
+    let tokens = PathItem::new(HttpMethod::Post, tokens());
+    paths = paths.path(tokenize::PATH, tokens);
     for (path, item) in telling() {
         paths = paths.path(path, item);
     }
@@ -53,45 +81,39 @@ pub(super) fn document() -> OpenApi {
 
 /// A path that scores.
 fn scoring(path: &str, route: Route) -> Operation {
-    let body = RequestBodyBuilder::new()
-        .content(
-            "application/json",
-            content(request(route), Some(example(route))),
+    asking(path, summary(route), request(route), example(route))
+        .response("200", json_response("The scores", response(route)))
+        .build()
+}
+
+/// The path that gives tokens.
+fn tokens() -> Operation {
+    let summary = "The tokens of texts, as text-embeddings-inference gives them";
+    let example = json!({ "inputs": "How do I reset my password?" });
+    let request = wire::tokenize::request_schema();
+    let response = wire::tokenize::response_schema();
+    asking(tokenize::PATH, summary, request, example)
+        .response(
+            "200",
+            json_response("A list of tokens for each text", response),
         )
+        .build()
+}
+
+/// A path that is sent texts, with all answers but the good one.
+fn asking(path: &str, summary: &str, request: RefOr<Schema>, example: Value) -> OperationBuilder {
+    let body = RequestBodyBuilder::new()
+        .content("application/json", content(request, Some(example)))
         .required(Some(Required::True));
     let mut operation = OperationBuilder::new()
         .operation_id(Some(operation_id("post", path)))
-        .summary(Some(summary(route)))
+        .summary(Some(summary))
         .tag("Scoring")
-        .request_body(Some(body.build()))
-        .response("200", json_response("The scores", response(route)));
-    for (status, when) in [
-        (
-            "400",
-            "A blank query, no documents, or a body that is not text",
-        ),
-        ("401", "No valid API key"),
-        ("408", "The body did not arrive in time"),
-        (
-            "413",
-            "More bytes, documents or characters than the server takes",
-        ),
-        ("415", "A content encoding that the server does not read"),
-        ("422", "Not a request of this format"),
-        (
-            "429",
-            "The queue is full; `Retry-After` says when to come back",
-        ),
-        ("500", "The model failed"),
-        (
-            "503",
-            "The model is loading, or the server is full or stopping; `Retry-After` says when to come back",
-        ),
-        ("504", "No answer within the deadline"),
-    ] {
+        .request_body(Some(body.build()));
+    for (status, when) in REFUSALS {
         operation = operation.response(status, json_response(when, Ref::from_schema_name("Error")));
     }
-    operation.build()
+    operation
 }
 
 fn summary(route: Route) -> &'static str {
@@ -263,6 +285,7 @@ fn components() -> ComponentsBuilder {
     for format in SCORING.iter().flat_map(|(_, route)| route.formats()) {
         (format.schemas)(&mut schemas);
     }
+    wire::tokenize::schemas(&mut schemas);
     collect::<status::Root>(&mut schemas);
     collect::<status::Health>(&mut schemas);
     collect::<status::Info>(&mut schemas);

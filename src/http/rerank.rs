@@ -24,7 +24,6 @@ use super::{
 use crate::{
     deadline::Deadline,
     error::Error,
-    memory::Lease,
     metrics::{Metrics, Stage},
     rerank::{Caching, Job, Limits, Ranking},
     text_pool::Demand,
@@ -126,7 +125,7 @@ async fn answer(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    let answer = Bytes::from_owner(Leased::new(answer, lease));
+    let answer = Bytes::from_owner(lease.hold(answer));
     let response = ([json], timing, Extension(outcome), answer).into_response();
     Ok((format, response))
 }
@@ -214,28 +213,6 @@ impl Write {
             elapsed: self.started.elapsed(),
         });
         (self.ranking, answer)
-    }
-}
-
-/// Bytes of an answer, and the memory that is held until they have been sent.
-struct Leased {
-    bytes: Vec<u8>,
-    _lease: Lease,
-}
-
-impl Leased {
-    fn new(bytes: Vec<u8>, mut lease: Lease) -> Self {
-        lease.shrink_to(bytes.len());
-        Self {
-            bytes,
-            _lease: lease,
-        }
-    }
-}
-
-impl AsRef<[u8]> for Leased {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
     }
 }
 

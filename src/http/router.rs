@@ -16,7 +16,7 @@ use super::{
     pages,
     rerank::{self, Body},
     scoring::SCORING,
-    status,
+    status, tokenize,
 };
 
 /// The routes, without a socket.
@@ -30,6 +30,7 @@ pub(super) fn router(app: &Arc<App>) -> Router {
         .route("/v1/models", get(status::models))
         .route("/v1/models/{*id}", get(status::model))
         .route("/metrics", get(status::metrics))
+        .route(tokenize::PATH, post(tokenize::handle))
         // Weaviate asks these of its modules.
         .route("/.well-known/ready", get(status::ready))
         .route("/.well-known/live", get(status::ready))

@@ -1,6 +1,9 @@
 //! The paths that score, and whose clients ask on each.
 
-use super::wire::{Family, Route};
+use super::{
+    tokenize,
+    wire::{Family, Route},
+};
 
 /// The paths that score, and what each takes.
 pub(super) const SCORING: [(&str, Route); 17] = [
@@ -28,6 +31,9 @@ pub(super) const SCORING: [(&str, Route); 17] = [
 
 /// Whose clients ask on a path.
 pub(super) fn family(path: &str) -> Family {
+    if path == tokenize::PATH {
+        return Family::Tei;
+    }
     let route = SCORING.iter().find(|(scoring, _)| *scoring == path);
     route.map_or(Family::Unknown, |(_, route)| route.family())
 }

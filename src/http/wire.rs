@@ -24,6 +24,7 @@ mod score;
 mod served;
 mod syntax;
 mod tei;
+pub(crate) mod tokenize;
 mod violation;
 mod violations;
 mod voyage;

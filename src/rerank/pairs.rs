@@ -166,3 +166,17 @@ impl Plan {
         Ok(Pairs { encodings, slots })
     }
 }
+
+/// The pairs of a job that is small, in one go.
+pub(super) fn encode(
+    tokenizer: &PairTokenizer,
+    job: Job,
+    most: usize,
+    demand: &Demand,
+) -> Result<Pairs> {
+    let plan = Plan::new(job);
+    let queries = plan.encode_queries(tokenizer, demand)?;
+    let extents = plan.extents(tokenizer, &queries);
+    let documents = plan.encode_documents(0..extents.len(), &extents, tokenizer, demand)?;
+    plan.join(tokenizer, &queries, &documents, most)
+}

@@ -203,3 +203,86 @@ fn predict_scores_pairs_in_their_order() {
         refused(&server, "/predict", &json!({"inputs": wrong}));
     }
 }
+
+#[test]
+fn tokenize_gives_the_librarys_tokens_and_where_they_stand() {
+    let server = Server::start(&[]);
+    let library = tokenizers::Tokenizer::from_file("models/demo/tokenizer.json").unwrap();
+    let texts = [
+        "How do I reset my password?",
+        "  Où est « l'élève » ?\r\n\tLà-bas…",
+        "密码 🔑 e\u{301}te",
+        "",
+    ];
+    for (special, with) in [
+        (json!({}), true),
+        (json!({"add_special_tokens": true}), true),
+        (json!({"add_special_tokens": false}), false),
+    ] {
+        let mut body = json!({"inputs": texts});
+        body.as_object_mut()
+            .unwrap()
+            .extend(special.as_object().unwrap().clone());
+        let answer = ask(&server, "/tokenize", &body);
+        assert_eq!(answer.as_array().unwrap().len(), texts.len());
+        for (text, tokens) in texts.iter().zip(answer.as_array().unwrap()) {
+            let encoding = library.encode(*text, with).unwrap();
+            let ids: Vec<u64> = encoding.get_ids().iter().map(|&id| id.into()).collect();
+            let found = tokens.as_array().unwrap().iter();
+            let found: Vec<u64> = found.map(|token| token["id"].as_u64().unwrap()).collect();
+            assert_eq!(found, ids, "{text}");
+            for token in tokens.as_array().unwrap() {
+                check_token(text, token);
+            }
+        }
+        let first = &answer[0][0];
+        assert_eq!(first["special"], with);
+    }
+    let one = ask(&server, "/tokenize", &json!({"inputs": "a"}));
+    assert_eq!(
+        (one.as_array().unwrap().len(), &one[0][0]["text"]),
+        (1, &json!("<s>"))
+    );
+}
+
+/// A token stands for the part of the text that it says; a special one for none.
+fn check_token(text: &str, token: &Value) {
+    let keys: Vec<&String> = token.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["id", "special", "start", "stop", "text"]);
+    if token["special"] == true {
+        assert!(
+            token["start"].is_null() && token["stop"].is_null(),
+            "{token}"
+        );
+        return;
+    }
+    let place = |name: &str| usize::try_from(token[name].as_u64().unwrap()).unwrap();
+    let part = &text.as_bytes()[place("start")..place("stop")];
+    assert_eq!(token["text"], *String::from_utf8_lossy(part), "{token}");
+}
+
+#[test]
+fn tokenize_refuses_as_tei_does() {
+    let server = Server::start(&[
+        ("RERANKER_MAX_DOCUMENTS", "3"),
+        ("RERANKER_MAX_DOCUMENT_CHARS", "9"),
+    ]);
+    for (body, status) in [
+        (json!({"inputs": []}), 400),
+        (json!({}), 422),
+        (json!({"inputs": 5}), 422),
+        (json!({"inputs": ["a", 5]}), 422),
+        (json!({"inputs": "a", "add_special_tokens": "perhaps"}), 422),
+        (json!({"inputs": ["a", "b", "c", "d"]}), 413),
+        (json!({"inputs": "more than nine"}), 413),
+    ] {
+        let answer = server.post("/tokenize", &body.to_string());
+        assert_eq!(answer.status, status, "{body}: {answer:?}");
+        let error = answer.json();
+        assert!(
+            error["error"].is_string() && error["error_type"].is_string(),
+            "{error}"
+        );
+    }
+    assert_eq!(server.get("/tokenize").status, 405);
+}
