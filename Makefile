@@ -48,7 +48,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)
 
 ##@ Check
 
-.PHONY: check fmt lint test doc gpu deny containers redis clients ui schema soak server release-notes ci
+.PHONY: check fmt lint test doc gpu deny containers redis monitoring clients ui schema soak server release-notes ci
 check: ## Check format, lints, tests and documentation: what every change must pass
 	bash scripts/check.sh
 
@@ -67,6 +67,9 @@ containers: ## Check Dockerfiles, compose files and workflows, without Docker
 
 redis: ## Test the cache that servers share with a real Redis
 	bash tests/redis/run
+
+monitoring: server ## Test the alerts and the dashboard with a real Prometheus and Alertmanager
+	bash tests/monitoring/run
 
 clients: server ## Test with the SDKs of a dozen clients
 	bash tests/clients/run

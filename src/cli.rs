@@ -161,6 +161,7 @@ async fn serve_until_stopped(config: &Config, mut signals: Signals) -> Result<()
     let metrics = Arc::new(Metrics::new());
     let text = text_pool()?;
     let memory = budget(&config.http, &metrics);
+    let listener = Listener::bind(&config.http, &metrics).await?;
     let app = App::new(
         config.rerank.model.id.clone(),
         config.http.clone(),
@@ -171,7 +172,6 @@ async fn serve_until_stopped(config: &Config, mut signals: Signals) -> Result<()
             metrics: Arc::clone(&metrics),
         },
     )?;
-    let listener = Listener::bind(&config.http).await?;
     let (scheme, address) = (listener.scheme(), listener.local_addr()?);
     info!(
         megabytes = config.http.memory_bytes / 1_000_000,

@@ -201,6 +201,8 @@ pub(crate) struct Metrics {
     pub in_progress: IntGauge,
     /// Pairs that wait for a batch.
     pub queue_pairs: IntGauge,
+    /// Pairs that may wait.
+    pub queue_pairs_limit: IntGauge,
     /// Bytes that requests in flight hold.
     pub memory: IntGauge,
     /// Bytes that they may hold.
@@ -214,6 +216,7 @@ pub(crate) struct Metrics {
     /// What is counted of the cache.
     pub cache: Cached,
     info: IntGaugeVec,
+    certificate_end: IntGaugeVec,
     batches: Batches,
 }
 
@@ -277,6 +280,7 @@ impl Metrics {
             ),
             in_progress: new.gauge("requests_in_progress", "Requests being worked on."),
             queue_pairs: new.gauge("queue_pairs", "Pairs that wait for a batch."),
+            queue_pairs_limit: new.gauge("queue_pairs_limit", "Pairs that may wait."),
             memory: new.gauge("memory_bytes", "Bytes that requests in flight hold."),
             memory_limit: new.gauge(
                 "memory_limit_bytes",
@@ -295,6 +299,11 @@ impl Metrics {
                 "info",
                 "What is running; always 1.",
                 &["version", "model", "device", "dtype", "backend"],
+            ),
+            certificate_end: new.gauges(
+                "tls_certificate_expiry_timestamp_seconds",
+                "When the first certificate of the chain ends, in seconds since 1970.",
+                &[],
             ),
             cache: Cached::new(&new),
             batches: Batches::new(&new),
@@ -334,6 +343,12 @@ impl Metrics {
         let labels = [version, model, device, dtype, backend];
         self.info.with_label_values(&labels).set(1);
         self.ready.set(1);
+    }
+
+    /// Says when the certificate ends, in seconds since 1970. Without one the metric is not there.
+    pub(crate) fn set_certificate_end(&self, seconds: i64) {
+        let none: [&str; 0] = [];
+        self.certificate_end.with_label_values(&none).set(seconds);
     }
 
     /// Notes a batch of so many pairs and tokens that has been computed, with how many tokens of

@@ -75,6 +75,10 @@ impl App {
         let info = reranker.info();
         self.metrics
             .set_info(&info.id, info.device, info.dtype, info.backend);
+        let limit = reranker.batching().queue_pairs;
+        self.metrics
+            .queue_pairs_limit
+            .set(i64::try_from(limit).unwrap_or(i64::MAX));
         // A second model would be a mistake of the caller's; the first stays.
         let _ = self.reranker.set(reranker);
     }

@@ -27,7 +27,7 @@ use super::{
     settings::Settings,
     tls::Tls,
 };
-use crate::metrics::Refused;
+use crate::metrics::{Metrics, Refused};
 
 /// Requests at once on one HTTP/2 connection. The queue is the bound that matters; this one keeps a
 /// single client from having bodies without end in memory.
@@ -59,8 +59,9 @@ pub(crate) struct Listener {
 impl Listener {
     /// # Errors
     /// A port that is taken, a certificate that cannot be used.
-    pub(crate) async fn bind(settings: &Settings) -> Result<Self> {
-        let tls = settings.access.tls.clone().map(Tls::load).transpose()?;
+    pub(crate) async fn bind(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Self> {
+        let load = |files| Tls::load(files, Arc::clone(metrics));
+        let tls = settings.access.tls.clone().map(load).transpose()?;
         let (host, port) = (&settings.host, settings.port);
         let addresses = host.addresses(port).with_context(|| {
             format!(

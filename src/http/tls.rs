@@ -10,21 +10,29 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
+use x509_parser::parse_x509_certificate;
+
 use super::settings::TlsFiles;
+use crate::metrics::Metrics;
 
 /// What new connections are encrypted with.
 #[derive(Clone)]
 pub(super) struct Tls {
     files: TlsFiles,
     config: RustlsConfig,
+    metrics: Arc<Metrics>,
 }
 
 impl Tls {
     /// # Errors
     /// Files that cannot be read, hold something else, or do not fit together.
-    pub(super) fn load(files: TlsFiles) -> Result<Self> {
-        let config = RustlsConfig::from_config(Arc::new(server_config(&files)?));
-        Ok(Self { files, config })
+    pub(super) fn load(files: TlsFiles, metrics: Arc<Metrics>) -> Result<Self> {
+        let config = server_config(&files, &metrics)?;
+        Ok(Self {
+            files,
+            config: RustlsConfig::from_config(Arc::new(config)),
+            metrics,
+        })
     }
 
     pub(super) fn files(&self) -> &TlsFiles {
@@ -33,7 +41,7 @@ impl Tls {
 
     /// Reads the files again; if that fails, the old certificate goes on.
     pub(super) fn reload(&self) -> Result<String> {
-        let config = server_config(&self.files)?;
+        let config = server_config(&self.files, &self.metrics)?;
         self.config.reload_from_config(Arc::new(config));
         Ok("certificate read again".to_owned())
     }
@@ -46,12 +54,15 @@ impl Tls {
     }
 }
 
-fn server_config(files: &TlsFiles) -> Result<ServerConfig> {
+/// What the files say, with the end of the certificate in the metrics.
+fn server_config(files: &TlsFiles, metrics: &Metrics) -> Result<ServerConfig> {
     let TlsFiles { cert, key } = files;
+    let chain = certificates(cert)?;
+    let end = chain.iter().filter_map(end).min();
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(certificates(cert)?, private_key(key)?)
+        .with_single_cert(chain, private_key(key)?)
         .with_context(|| {
             format!(
                 "RERANKER_TLS_CERT {} and RERANKER_TLS_KEY {} cannot be used together",
@@ -60,7 +71,17 @@ fn server_config(files: &TlsFiles) -> Result<ServerConfig> {
             )
         })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if let Some(end) = end {
+        metrics.set_certificate_end(end);
+    }
     Ok(config)
+}
+
+/// When a certificate ends, in seconds since 1970; none if it cannot be read, which clients will
+/// tell.
+fn end(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, certificate) = parse_x509_certificate(certificate).ok()?;
+    Some(certificate.validity().not_after.timestamp())
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
