@@ -31,17 +31,14 @@ mod softmax;
 
 pub(crate) use self::{
     activation::Activation,
-    clock::{Operation, Spent},
-    gpu_info::GpuInfo,
-    peak::peak,
-    precision::Precision,
-};
-pub(crate) use self::{
     aligned::Aligned,
     attention::{Heads, PackedRows, attention},
-    clock::Clock,
+    clock::{Clock, Operation, Spent},
     embedding::{EmbeddingTable, Embeddings},
+    gpu_info::GpuInfo,
     head::logits,
     layer_norm::{LayerNorm, add_norm},
     matmul::{instructions, multiply, padding, weights::PackedWeights},
+    peak::peak,
+    precision::Precision,
 };

@@ -1,6 +1,5 @@
 //! Residual and layer norm in one pass over each row (Ba, Kiros and Hinton 2016).
 
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::simd;
@@ -36,35 +35,25 @@ pub(super) fn add_norm_rows<'a>(
     residual: impl Iterator<Item = &'a [f32]>,
     norm: &LayerNorm,
 ) {
-    simd::run(AddNorm { x, residual, norm });
-}
-
-struct AddNorm<'a, R> {
-    x: &'a mut [f32],
-    residual: R,
-    norm: &'a LayerNorm,
-}
-
-impl<'a, R: Iterator<Item = &'a [f32]>> WithSimd for AddNorm<'_, R> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let width = self.norm.width();
-        let (gain, shift) = self.norm.parameters.split_at(width);
-        for (x, residual) in self.x.chunks_exact_mut(width).zip(self.residual) {
-            for (x, &r) in x.iter_mut().zip(residual) {
-                *x += r;
+    simd::run(
+        #[inline(always)]
+        move || {
+            let width = norm.width();
+            let (gain, shift) = norm.parameters.split_at(width);
+            for (x, residual) in x.chunks_exact_mut(width).zip(residual) {
+                for (x, &r) in x.iter_mut().zip(residual) {
+                    *x += r;
+                }
+                // Two passes: the one-pass formula loses the variance of rows with a large mean.
+                let mean = simd::sum(x, |v| v) / width as f32;
+                let variance = simd::sum(x, |v| (v - mean) * (v - mean)) / width as f32;
+                let scale = 1.0 / (variance + norm.eps).sqrt();
+                for ((x, &g), &s) in x.iter_mut().zip(gain).zip(shift) {
+                    *x = (*x - mean) * scale * g + s;
+                }
             }
-            // Two passes: the one-pass formula loses the variance of rows with a large mean.
-            let mean = simd::sum(x, |v| v) / width as f32;
-            let variance = simd::sum(x, |v| (v - mean) * (v - mean)) / width as f32;
-            let scale = 1.0 / (variance + self.norm.eps).sqrt();
-            for ((x, &g), &s) in x.iter_mut().zip(gain).zip(shift) {
-                *x = (*x - mean) * scale * g + s;
-            }
-        }
-    }
+        },
+    );
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! Vector building blocks: plain loops that the compiler turns into the widest vectors the
 //! processor has.
 //!
-//! Kernels are structs that implement [`pulp::WithSimd`], whose body is inlined into one copy per
-//! instruction set; [`run`] picks the copy at run time, the portable one where nothing better is
-//! there. No `unsafe` is needed.
+//! A kernel is a closure, or a struct that implements [`pulp::WithSimd`] where it names vectors.
+//! Its body is inlined into one copy per instruction set, which is why every function and closure
+//! in it says `#[inline(always)]`: one that is called instead has no vector instructions. [`run`]
+//! picks the copy at run time, the portable one where nothing better is there. No `unsafe` is
+//! needed.
 
 use pulp::{Arch, WithSimd};
 
 /// Runs `kernel` with the best instruction set of this processor.
-pub(super) fn run<K: WithSimd>(kernel: K) -> K::Output {
+pub(crate) fn run<K: WithSimd>(kernel: K) -> K::Output {
     Arch::new().dispatch(kernel)
 }
 
