@@ -43,3 +43,15 @@ impl Number for f32 {
         self
     }
 }
+
+/// Random numbers from -1 to 1, always the same for a seed. Zeros would let the GPU clock higher
+/// than real data do.
+pub(super) fn random<T: Number>(count: usize, seed: u64) -> impl Iterator<Item = T> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..count).map(move |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        T::from_f32((state >> 40) as f32 / 8_388_608.0 - 1.0)
+    })
+}
