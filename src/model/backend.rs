@@ -33,6 +33,14 @@ pub(super) struct LinearSpec<'a> {
     pub(super) norm_before: Option<&'a str>,
 }
 
+impl LinearSpec<'_> {
+    /// The names of one tensor, `weight` or `bias`, of each projection.
+    pub(super) fn tensors(&self, kind: &str) -> Vec<String> {
+        let names = self.names.iter();
+        names.map(|name| format!("{name}.{kind}")).collect()
+    }
+}
+
 /// A layer norm: tensors `{name}.weight [width]` and `{name}.bias [width]`.
 pub(super) struct NormSpec<'a> {
     /// The name of this part in traces.

@@ -173,7 +173,7 @@ impl Reader<'_> {
         let c = self.config;
         let table = |part: &str, rows: usize| {
             let name = names::embeddings(&format!("{part}_embeddings.weight"));
-            self.weights.read(&name, &[rows, c.hidden])
+            self.weights.read(&[name], &[rows, c.hidden])
         };
         let token_types = table("token_type", c.token_types)?;
         let mut positions = table("position", c.positions)?;
@@ -268,8 +268,8 @@ impl Reader<'_> {
                 inputs: hidden,
                 norm_before: None,
             },
-            output: self.weights.read(names::OUTPUT_WEIGHT, &[1, hidden])?,
-            output_bias: self.weights.read(names::OUTPUT_BIAS, &[1])?,
+            output: self.weights.read(&[names::OUTPUT_WEIGHT], &[1, hidden])?,
+            output_bias: self.weights.read(&[names::OUTPUT_BIAS], &[1])?,
         })
     }
 
