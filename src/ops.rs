@@ -12,7 +12,7 @@
     reason = "a kernel must be inlined into the copy for its instruction set"
 )]
 
-mod activation;
+pub(crate) mod activation;
 mod aligned;
 mod attention;
 mod clock;
@@ -23,11 +23,11 @@ mod embedding;
 mod gpu_info;
 mod head;
 mod layer_norm;
-mod matmul;
+pub(crate) mod matmul;
 mod peak;
 mod precision;
-mod simd;
-mod softmax;
+pub(crate) mod simd;
+pub(crate) mod softmax;
 
 pub(crate) use self::{
     activation::Activation,

@@ -10,11 +10,11 @@
 
 mod epilogue;
 pub(super) mod int8;
-pub(super) mod kernels;
+pub(crate) mod kernels;
 pub(super) mod pack;
 mod prefetch;
-pub(super) mod tile;
-pub(super) mod weights;
+pub(crate) mod tile;
+pub(crate) mod weights;
 
 use std::{cell::RefCell, ops::Range};
 

@@ -73,7 +73,7 @@ impl PackedWeights {
         packed
     }
 
-    pub(super) fn for_tile(
+    pub(crate) fn for_tile(
         weight: &[f32],
         mut bias: Vec<f32>,
         precision: Precision,
@@ -212,7 +212,7 @@ impl WithSimd for QuantizeWeights<'_> {
     }
 }
 
-/// Where lanes go: see [`PackedWeights`].
+/// The order of lanes in the storage of [`PackedWeights`].
 pub(super) struct Layout {
     /// Lanes along the inner dimension.
     pub(super) k: usize,
@@ -228,7 +228,7 @@ impl Layout {
         starts.map(move |start| start..(start + kc).min(k))
     }
 
-    /// Where the block of these steps lies.
+    /// The place of the block of these steps in the storage.
     fn place(&self, steps: &Range<usize>, panel: usize) -> Range<usize> {
         let len = steps.len() * self.nr;
         let start = steps.start * self.panels * self.nr + panel * len;
