@@ -26,7 +26,7 @@ pub(super) const SCORING: [(&str, Route); 17] = [
     ),
 ];
 
-/// Whose clients ask on a path.
+/// The family of clients that asks on a path.
 pub(super) fn family(path: &str) -> Family {
     let route = SCORING.iter().find(|(scoring, _)| *scoring == path);
     route.map_or(Family::Unknown, |(_, route)| route.family())

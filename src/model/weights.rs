@@ -1,8 +1,8 @@
 //! The tensors of a checkpoint: safetensors files, mapped or embedded, read out as `f32`.
 //!
-//! Candle's reader maps the files and checks their headers. Its `Tensor`s are not used: each would be
-//! a whole copy beside the one that a device makes. Here a tensor is converted piece by piece, and
-//! what has been converted is dropped from memory.
+//! Candle's reader maps the files and checks their headers. Its `Tensor`s are not used: each would
+//! be a whole copy beside the one that a device makes. Here a tensor is converted piece by piece,
+//! and what has been converted is dropped from memory.
 
 use std::{
     collections::HashMap,

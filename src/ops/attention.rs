@@ -28,9 +28,9 @@ use super::{
 /// The rows of packed sequences, in some columns of a matrix.
 #[derive(Clone, Copy)]
 pub(crate) struct PackedRows<'a> {
-    /// From the first of these columns on.
+    /// The matrix, from the first of these columns on.
     pub(crate) data: &'a [f32],
-    /// From the beginning of one row to that of the next.
+    /// Numbers from the beginning of one row to that of the next.
     pub(crate) stride: usize,
     /// Sequence `i` has the rows `cu_seqlens[i]..cu_seqlens[i + 1]`: from 0 to the total.
     pub(crate) cu_seqlens: &'a [usize],
@@ -68,7 +68,7 @@ struct Attention<'a> {
     queries: PackedRows<'a>,
     keys_values: PackedRows<'a>,
     heads: Heads,
-    /// For f32 or for bf16.
+    /// The micro-kernel, which is for f32 or for bf16.
     tile: &'static Tile,
 }
 
@@ -132,7 +132,7 @@ struct Scratch {
     queries: Aligned<u32>,
     /// `[key][query]`: scores, then their exponentials.
     scores: Aligned<u32>,
-    /// Per query, of the exponentials.
+    /// The sum of the exponentials of each query.
     sums: Aligned<f32>,
     /// Tiles of the result, `[rows of queries][panel of dimensions]`.
     context: Aligned<u32>,
@@ -314,7 +314,7 @@ mod tests {
         Ok(out)
     }
 
-    /// With how far off each may be: bf16 has 8 bits.
+    /// The tiles of attention, each with its tolerance: bf16 has 8 bits.
     fn tiles() -> impl Iterator<Item = (&'static Tile, f32)> {
         kernels::all().filter_map(|tile| match tile.lane_type {
             LaneType::F32 => Some((tile, 5e-6)),

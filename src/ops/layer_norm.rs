@@ -6,12 +6,12 @@ use super::simd;
 
 const TASK_ROWS: usize = 32;
 
-/// What a layer norm has learnt.
+/// The parameters of a layer norm.
 #[derive(Debug)]
 pub(crate) struct LayerNorm {
     /// `[2, width]`: gain, then shift.
     pub(crate) parameters: Vec<f32>,
-    /// Added to the variance.
+    /// The number that is added to the variance.
     pub(crate) eps: f32,
 }
 
@@ -29,7 +29,7 @@ pub(crate) fn add_norm(x: &mut [f32], residual: &[f32], norm: &LayerNorm) {
         .for_each(|(x, residual)| add_norm_rows(x, residual.chunks_exact(width), norm));
 }
 
-/// The same for a few rows, on this thread.
+/// Does what [`add_norm`] does for a few rows, on this thread.
 pub(super) fn add_norm_rows<'a>(
     x: &mut [f32],
     residual: impl Iterator<Item = &'a [f32]>,

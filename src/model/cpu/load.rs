@@ -1,4 +1,4 @@
-//! From a checkpoint to packed weights.
+//! Loads a checkpoint into packed weights.
 
 use anyhow::{Result, bail};
 use half::{f16, slice::HalfFloatSliceExt as _};
@@ -83,7 +83,7 @@ impl WeightLoader<CpuWeights> for CpuLoader<'_> {
         })
     }
 
-    /// In f32 whatever the precision: it is read once per sequence.
+    /// The head is in f32 whatever the precision, because it is read only once per sequence.
     fn head(&self, spec: HeadSpec<'_>) -> Result<CpuHead> {
         let exact = Self {
             precision: Precision::F32,

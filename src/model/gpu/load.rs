@@ -1,4 +1,4 @@
-//! From a checkpoint to weights on the GPU: read in pieces, converted where they will be used.
+//! Loads a checkpoint onto the GPU: weights are read in pieces and converted on the GPU.
 
 use std::cell::RefCell;
 

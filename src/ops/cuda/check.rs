@@ -62,7 +62,7 @@ pub(crate) fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
 mod tests {
     use super::*;
 
-    /// Where there is no GPU this shows that, and nothing else; `tests/gpu/run` brings an emulated
+    /// Without a GPU this test shows nothing; `tests/gpu/run` brings an emulated
     /// one and asks for it.
     #[test]
     fn every_kernel_agrees_with_its_reference() {

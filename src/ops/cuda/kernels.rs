@@ -59,9 +59,9 @@ macro_rules! launch {
 
 /// Gain and shift, `[2, width]`, of a layer norm, and what is added to the variance.
 pub(crate) struct Norm {
-    /// On the GPU.
+    /// The numbers, on the GPU.
     pub parameters: Buffer<f32>,
-    /// ε.
+    /// The number that is added to the variance.
     pub eps: f32,
 }
 

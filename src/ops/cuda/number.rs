@@ -8,13 +8,13 @@ use half::f16;
 
 /// f16 or f32.
 pub(crate) trait Number: DeviceRepr + ValidAsZeroBits + Copy + 'static {
-    /// What kernels for it end in.
+    /// The suffix of the names of kernels for this type.
     const NAME: &'static str;
-    /// What cuBLASLt calls it.
+    /// cuBLASLt's name for this type.
     const BLAS: cudaDataType;
-    /// Rounded.
+    /// Converts from f32, rounding.
     fn from_f32(x: f32) -> Self;
-    /// Exact.
+    /// Converts to f32 exactly.
     fn to_f32(self) -> f32;
 }
 

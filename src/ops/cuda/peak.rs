@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{gpu::Gpu, matmul::WeightView, memory::seconds_between, number::random};
 
-/// Both measured, on random numbers.
+/// The two peaks of a GPU, measured on random numbers.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Peaks {
     /// The rate of cuBLASLt's product of square f16 matrices, summed in f32.
@@ -18,7 +18,7 @@ pub(crate) struct Peaks {
 /// Sides of the matrices: the product grows until it fills the GPU for a millisecond.
 const SIDES: [usize; 4] = [1024, 2048, 4096, 8192];
 const LONG_ENOUGH: f64 = 1e-3;
-/// Numbers copied.
+/// How many numbers are copied.
 const COPIED: usize = 64 << 20;
 
 /// Measures both, in well under a second.

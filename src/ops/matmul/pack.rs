@@ -165,7 +165,7 @@ impl<'c, R: ExactSizeIterator<Item = &'c [f32]> + Clone> WithSimd for Pack<'_, '
     }
 }
 
-/// From `[row][step]` to `[step][row]`, for a whole panel.
+/// Transposes a whole panel from `[row][step]` to `[step][row]`.
 #[inline(always)]
 fn interleave<const N: usize>(lanes: &[u32], panel: &mut [u32]) {
     let (panel, _) = panel.as_chunks_mut::<N>();

@@ -13,21 +13,21 @@ use crate::ops::cuda::{
 /// One comparison.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Check {
-    /// What was run.
+    /// The kernel that was run.
     pub kernel: String,
-    /// On what.
+    /// The shape of its inputs.
     pub shape: String,
     /// The largest difference from the reference, relative to the largest number of the reference
     /// or to 1.
     pub error: f64,
-    /// What the arithmetic allows.
+    /// The largest error that the arithmetic allows.
     pub limit: f64,
-    /// Whether it is within.
+    /// Whether the error is within the limit.
     pub passed: bool,
 }
 
 impl Check {
-    /// That an overflow in the input shows in every number of the output.
+    /// Checks that an overflow in the input shows in every number of the output.
     pub(super) fn nothing_finite(
         gpu: &Gpu,
         (kernel, shape): (&str, &str),

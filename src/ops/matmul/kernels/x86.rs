@@ -207,7 +207,7 @@ tile!(
     dot = |sum, a, b| _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
 );
 
-/// The same bits, as the type that the bf16 instructions ask for.
+/// Gives the bits of a vector the type that the bf16 instructions ask for.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn bf16s(x: __m512) -> __m512bh {
