@@ -191,7 +191,7 @@ fn activation(criterion: &mut Criterion) {
             let (x, mut out) = (wave(tokens * WIDE), vec![0.0; tokens * WIDE]);
             move || {
                 let (x, out) = (black_box(&x), &mut out);
-                simd::run(
+                simd::vectorize(
                     #[inline(always)]
                     || {
                         for (out, &x) in out.iter_mut().zip(x) {

@@ -217,11 +217,11 @@ fn pack_values<'a>(
     tile: &Tile,
     out: &mut [u32],
 ) {
-    simd::run(
+    simd::vectorize(
         #[inline(always)]
         move || {
             let mut high = values.clone().skip(steps);
-            for (step, low) in values.take(steps).enumerate() {
+            for (step, low) in values.clone().take(steps).enumerate() {
                 let high = high.next().unwrap_or_default();
                 for (panel, low) in low.chunks(tile.nr).enumerate() {
                     let lanes = &mut out[(panel * steps + step) * tile.nr..][..low.len()];
@@ -254,11 +254,11 @@ fn write(
     (rows, columns): (Range<usize>, Range<usize>),
     out: &OutputView<'_>,
 ) {
-    simd::run(
+    simd::vectorize(
         #[inline(always)]
         move || {
             let panels = columns.len().div_ceil(nr);
-            for ((i, row), sum) in rows.enumerate().zip(sums) {
+            for ((i, row), sum) in rows.clone().enumerate().zip(sums) {
                 let inverse = 1.0 / sum;
                 // SAFETY: a task alone writes the columns of its head in the rows of its sequence,
                 // one row after another.

@@ -32,15 +32,15 @@ pub(crate) fn add_norm(x: &mut [f32], residual: &[f32], norm: &LayerNorm) {
 /// Does what [`add_norm`] does for a few rows, on this thread.
 pub(super) fn add_norm_rows<'a>(
     x: &mut [f32],
-    residual: impl Iterator<Item = &'a [f32]>,
+    mut residual: impl Iterator<Item = &'a [f32]>,
     norm: &LayerNorm,
 ) {
-    simd::run(
+    simd::vectorize(
         #[inline(always)]
         move || {
             let width = norm.width();
             let (gain, shift) = norm.parameters.split_at(width);
-            for (x, residual) in x.chunks_exact_mut(width).zip(residual) {
+            for (x, residual) in x.chunks_exact_mut(width).zip(&mut residual) {
                 for (x, &r) in x.iter_mut().zip(residual) {
                     *x += r;
                 }

@@ -10,7 +10,7 @@ const LANES: usize = 16;
 /// multiple of 16. For bf16 the result is packed in pairs: row `i` of the first `n` holds the keys
 /// `i` and `i + n`.
 pub(crate) fn softmax(scores: &mut [u32], sums: &mut [f32], scale: f32, lane_type: LaneType) {
-    simd::run(
+    simd::vectorize(
         #[inline(always)]
         move || {
             let across = sums.len() / LANES;

@@ -33,7 +33,7 @@ impl Epilogue<'_> {
         reason = "a function that is passed by its name may be called instead of inlined"
     )]
     pub(super) fn run(self, activation: Activation) {
-        simd::run(
+        simd::vectorize(
             #[inline(always)]
             move || match activation {
                 Activation::None => self.write(
@@ -53,7 +53,7 @@ impl Epilogue<'_> {
         reason = "shared between tasks that write to disjoint places"
     )]
     #[inline(always)]
-    fn write(self, f: impl Fn(f32) -> f32 + Copy) {
+    fn write(&self, f: impl Fn(f32) -> f32 + Copy) {
         let (weights, nr) = (self.weights, self.weights.tile.nr);
         let (start, vectors) = (self.panel * nr, nr / LANES);
         let columns = start..(start + nr).min(weights.outputs);

@@ -269,7 +269,7 @@ fn join(bytes: &[i8], packing_factor: usize) -> impl Iterator<Item = u32> {
 
 /// bf16 is the upper half of an f32.
 fn widen_bf16(halves: &[u16], lanes: &mut [u32]) {
-    simd::run(
+    simd::vectorize(
         #[inline(always)]
         move || {
             for (lane, &half) in lanes.iter_mut().zip(halves) {
@@ -283,7 +283,7 @@ fn widen_bf16(halves: &[u16], lanes: &mut [u32]) {
 /// in an f32, whose exponent is then too small by 112.
 fn widen_f16(halves: &[u16], lanes: &mut [u32]) {
     const TWO_TO_112: f32 = f32::from_bits((127 + 112) << 23);
-    simd::run(
+    simd::vectorize(
         #[inline(always)]
         move || {
             for (lane, &half) in lanes.iter_mut().zip(halves) {
@@ -297,7 +297,7 @@ fn widen_f16(halves: &[u16], lanes: &mut [u32]) {
 
 /// Two signed bytes to two signed halves of a lane.
 fn widen_int8(pairs: &[u16], lanes: &mut [u32]) {
-    simd::run(
+    simd::vectorize(
         #[inline(always)]
         move || {
             for (lane, &pair) in lanes.iter_mut().zip(pairs) {
