@@ -2,10 +2,10 @@
 //! processor has.
 //!
 //! A kernel is a closure for [`vectorize`], or a struct that implements [`pulp::WithSimd`] where it
-//! names vectors. Its body is inlined into one copy per instruction set, which is why every function
-//! and closure in it says `#[inline(always)]`: one that is called instead has no vector
-//! instructions. The copy is picked at run time, the portable one where nothing better is there. No
-//! `unsafe` is needed.
+//! names vectors. Its body is inlined into one copy per instruction set, which is why every
+//! function and closure in it says `#[inline(always)]`: one that is called instead has no vector
+//! instructions. The copy is picked at run time, the portable one where nothing better is there.
+//! No `unsafe` is needed.
 
 use pulp::{Arch, Simd, WithSimd};
 
