@@ -2,8 +2,8 @@
 //! 64, feed-forward size 4096. `make bench-kernels` measures, `cargo test` runs each once.
 //!
 //! Throughput is in operations of products (a multiplication and an addition are two; "elem/s" is
-//! operations a second) and in bytes that other kernels read and write. All threads take part, as in
-//! the service.
+//! operations a second) and in bytes that other kernels read and write. All threads take part, as
+//! in the service.
 
 /// The kernels are no part of the library's interface, so this program compiles them itself.
 #[expect(

@@ -16,8 +16,8 @@ pub(super) fn run<K: WithSimd>(kernel: K) -> K::Output {
 
 /// Runs a closure, which says `#[inline(always)]`, with the best instruction set of this processor.
 ///
-/// It may be called more than once, as far as its type goes: a closure that is passed as `FnOnce` is
-/// called through a function of the compiler's, which is not always inlined.
+/// It may be called more than once, as far as its type goes: a closure that is passed as `FnOnce`
+/// is called through a function of the compiler's, which is not always inlined.
 pub(crate) fn vectorize(kernel: impl FnMut()) {
     run(Loops(kernel));
 }
