@@ -122,7 +122,7 @@ mutations: ## Break CUDA kernels on purpose: the tests must notice
 ##@ Measure (CONTRIBUTING.md says where results go)
 
 .PHONY: bench bench-goodput bench-load bench-overhead bench-peers bench-accuracy
-.PHONY: bench-gpu bench-paper
+.PHONY: bench-kernels bench-gpu bench-paper
 BENCH := target/bench
 BENCH_PYTHON := $(BENCH)/python/bin/python
 BENCH_READY := $(BENCH)/python/.complete
@@ -158,6 +158,9 @@ bench-peers: build $(BENCH)/full/config.json ## Compare with sentence-transforme
 
 bench-accuracy: build $(BENCH_READY) ## Measure what each precision costs in accuracy
 	$(BENCH_PYTHON) benches/accuracy/accuracy.py $(ARGS)
+
+bench-kernels: ## Measure the CPU kernels one by one (ARGS=matmul/Int8 measures some of them)
+	cargo bench --locked --bench kernels -- $(ARGS)
 
 bench-gpu: build-cuda ## Measure an NVIDIA GPU beside PyTorch (PYTHON must have torch with CUDA)
 	PYTHON=$(PYTHON) bash scripts/gpu-check.sh target/release/reranker -- $(ARGS)

@@ -10,7 +10,7 @@ use tokio::{task::spawn_blocking, time::interval};
 
 use crate::memory::Budget;
 
-/// How often to see whether there is memory to give back.
+/// Pause between two looks at how much memory requests hold.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Freed memory below this size is not worth a walk through the allocator's lists.
@@ -23,18 +23,20 @@ const MAPPED: usize = 512 * 1024;
 /// small once the size above is set, and every batch would get its memory anew.
 const KEPT: usize = 32 << 20;
 
-/// Keeps glibc from making an arena of 64 MiB of address space for every thread: there are more
-/// threads than processors, and under a limit on address space (`ulimit -v`) the arenas would use
-/// it up. Keeps it from putting large bodies and texts into arenas, where giving them back takes
-/// long and holds up every thread that shares the arena. To be called before the first thread is
-/// started.
+/// Limits the number of arenas and the size of what goes into them. It must be called before the
+/// first thread starts.
+///
+/// Without the first limit glibc makes an arena of 64 MiB of address space for every thread. There
+/// are more threads than processors, and the arenas would use up a limit on address space
+/// (`ulimit -v`). Without the second limit large bodies and texts go into arenas, where giving them
+/// back takes long and holds up every thread that shares the arena.
 pub(crate) fn tune() {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     libc::tune(processors.clamp(2, 8), MAPPED, KEPT);
 }
 
-/// Gives memory back to the system whenever requests have held much more of it than they hold now;
-/// for good.
+/// Gives memory back to the system whenever requests have held much more of it than they hold now.
+/// It never returns.
 pub(crate) async fn give_back(budget: Arc<Budget>) {
     let mut ticks = interval(LOOK_EVERY);
     let mut highest = 0;

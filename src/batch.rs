@@ -31,7 +31,7 @@ impl Batch {
         self.cu_seqlens.len() - 1
     }
 
-    /// Whether there is nothing to do.
+    /// Whether the batch has no sequences.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -38,7 +38,7 @@ impl Deadline {
         }
     }
 
-    /// When it is.
+    /// The time of the deadline.
     pub(crate) fn at(self) -> Instant {
         self.at
     }
@@ -48,7 +48,7 @@ impl Deadline {
         self.within
     }
 
-    /// Whether it has passed.
+    /// Whether the deadline has passed.
     pub(crate) fn is_over(self) -> bool {
         Instant::now() >= self.at
     }

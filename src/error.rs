@@ -61,7 +61,7 @@ pub enum Error {
         index: usize,
         /// Tokens of the pair, specials included.
         tokens: usize,
-        /// Whether that is all of them.
+        /// Whether the number is that of all tokens.
         are_all: bool,
         /// How many are allowed.
         limit: usize,

@@ -27,9 +27,9 @@ pub(crate) static LOG_LINES_DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
 /// Why a request was refused; the label `reason` has these values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// It is no request that can be scored.
+    /// The body is no request that can be scored.
     Invalid,
-    /// It exceeds a limit.
+    /// The request exceeds a limit.
     TooLarge,
     /// The queue is full.
     Overloaded,

@@ -1,6 +1,7 @@
 //! The model: from a checkpoint on disk to logits for a batch of token sequences.
 //!
-//! Only `candle`, the second opinion, and the tests of `ops` name candle.
+//! Candle's reader of safetensors is under `weights`, and `candle` is a second opinion on scores.
+//! Nothing else computes with candle, but for the tests of `ops`.
 
 mod backend;
 mod candle;

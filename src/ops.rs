@@ -12,7 +12,7 @@
     reason = "a kernel must be inlined into the copy for its instruction set"
 )]
 
-mod activation;
+pub(crate) mod activation;
 mod aligned;
 mod attention;
 mod clock;
@@ -23,25 +23,22 @@ mod embedding;
 mod gpu_info;
 mod head;
 mod layer_norm;
-mod matmul;
+pub(crate) mod matmul;
 mod peak;
 mod precision;
-mod simd;
-mod softmax;
+pub(crate) mod simd;
+pub(crate) mod softmax;
 
 pub(crate) use self::{
     activation::Activation,
-    clock::{Operation, Spent},
-    gpu_info::GpuInfo,
-    peak::peak,
-    precision::Precision,
-};
-pub(crate) use self::{
     aligned::Aligned,
     attention::{Heads, PackedRows, attention},
-    clock::Clock,
+    clock::{Clock, Operation, Spent},
     embedding::{EmbeddingTable, Embeddings},
+    gpu_info::GpuInfo,
     head::logits,
     layer_norm::{LayerNorm, add_norm},
     matmul::{instructions, multiply, padding, weights::PackedWeights},
+    peak::peak,
+    precision::Precision,
 };

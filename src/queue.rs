@@ -97,7 +97,7 @@ pub(crate) enum Refused {
         /// Pairs waiting already.
         queued: usize,
     },
-    /// It, or a request admitted before it, would miss its deadline.
+    /// The request, or one admitted before it, would miss its deadline.
     Late {
         /// Seconds until it would be done.
         wait: f64,
@@ -110,7 +110,7 @@ pub(crate) enum Refused {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Shed {
     pub(crate) request: RequestId,
-    /// When it would have been done.
+    /// The time at which the request would have been done.
     pub(crate) finish: f64,
     /// How many seconds after its deadline that is.
     pub(crate) late: f64,
@@ -123,9 +123,9 @@ pub(crate) struct Entry<T> {
     pub(crate) request: RequestId,
     /// The pair's place in its request.
     pub(crate) index: usize,
-    /// What was pushed.
+    /// The item that was pushed.
     pub(crate) item: T,
-    /// What it counts against a batch.
+    /// The tokens that the item counts in a batch.
     pub(crate) tokens: usize,
 }
 

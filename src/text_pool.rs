@@ -80,7 +80,7 @@ impl Demand {
         }
     }
 
-    /// Whether to go on.
+    /// Whether somebody still waits for the result.
     pub(crate) fn is_there(&self) -> bool {
         !self.given_up.load(Ordering::Relaxed) && !self.deadline.is_over()
     }

@@ -61,7 +61,7 @@ pub(super) fn health(host: &Host, port: u16, timeout: Duration) -> Result<()> {
     Err(problem)
 }
 
-/// Where a server is to be found that listens on this address.
+/// The addresses at which a server that listens on this address can be reached.
 fn reachable(address: SocketAddr) -> Vec<SocketAddr> {
     let loopback: &[IpAddr] = match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],

@@ -28,11 +28,11 @@ const REST: Duration = Duration::from_secs(1);
 /// alike the elder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Sparable {
-    /// It has not asked anything yet, since then.
+    /// The connection began then and has not asked anything yet.
     NeverAsked(Instant),
-    /// It has been told that it ends.
+    /// The client has been told that the connection ends.
     Leaving(Instant),
-    /// It has been idle since then.
+    /// The connection has been idle since then.
     Idle(Instant),
 }
 

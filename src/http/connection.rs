@@ -47,7 +47,7 @@ pub(super) struct Connection {
     /// Rings when the connection may be due, never later.
     alarm: Pin<Box<Sleep>>,
     discarding_until: Option<Instant>,
-    /// There while a client that has ended its sending waits for an answer, or does not.
+    /// Set while a client has ended its sending, and either waits for an answer or is gone.
     departure: Option<Departure>,
     is_encrypted: bool,
     _seat: Arc<Seat>,

@@ -25,7 +25,7 @@ const HTTP_10: Duration = Duration::from_secs(1);
 
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What is known of such a client.
+/// What is known of a client that may be gone.
 pub(super) struct Departure {
     ended: Instant,
     next: Pin<Box<Sleep>>,

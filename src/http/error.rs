@@ -75,7 +75,7 @@ impl ApiError {
         Self::BodyUnreadable(innermost(cause))
     }
 
-    /// For clients of this family.
+    /// Addresses the refusal to clients of this family.
     pub(super) fn to(self, family: Family) -> Refusal {
         Refusal {
             family,
@@ -182,7 +182,7 @@ impl ApiError {
         }
     }
 
-    /// In whole seconds, for those who would do well to come back.
+    /// The value of `Retry-After` in whole seconds, if the client should try again.
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Failed(
@@ -233,7 +233,7 @@ impl ApiError {
         }
     }
 
-    /// What the log says of it: never what the client sent.
+    /// What the log says of the error, which is never what the client sent.
     fn outcome(&self) -> Outcome {
         let (level, why) = match self {
             Self::Failed(error @ Error::Inference(_)) => (Level::ERROR, error.to_string()),
@@ -325,7 +325,7 @@ impl IntoResponse for Refusal {
 }
 
 impl IntoResponse for ApiError {
-    /// Where no request was read: the old service's own answers stay as they were.
+    /// This answer is for paths where no request was read. It is the old service's.
     fn into_response(self) -> Response {
         let family = match self {
             Self::NotFound | Self::MethodNotAllowed | Self::NotReady => Family::Ragfab,

@@ -20,7 +20,7 @@ pub(super) enum Outcome {
 pub(super) struct Cause {
     /// The reason, as the metric's label has it.
     pub(super) reason: Refused,
-    /// How much the operator will want to know.
+    /// The level of the log line.
     pub(super) level: Level,
     /// A sentence that repeats nothing of what the client sent.
     pub(super) why: Cow<'static, str>,

@@ -9,7 +9,7 @@ const PROBES: [&str; 4] = [
     "/.well-known/live",
 ];
 
-/// Whether a path is one of them.
+/// Whether a path is one of the probes'.
 pub(super) fn is_probe(path: &str) -> bool {
     PROBES.contains(&path)
 }

@@ -25,7 +25,7 @@ pub(super) struct Watch {
     hangup: Signal,
 }
 
-/// Where there is nothing to read again, SIGHUP still must not end the process.
+/// Catches SIGHUP where there is nothing to read again, so that it does not end the process.
 pub(super) fn nothing() -> Result<impl Future<Output = ()> + Send> {
     let mut hangup = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
     Ok(async move {

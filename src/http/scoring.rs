@@ -29,7 +29,7 @@ pub(super) const SCORING: [(&str, Route); 17] = [
     ),
 ];
 
-/// Whose clients ask on a path.
+/// The family of clients that asks on a path.
 pub(super) fn family(path: &str) -> Family {
     if path == tokenize::PATH {
         return Family::Tei;

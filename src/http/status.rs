@@ -33,7 +33,7 @@ pub(super) struct Health {
     status: &'static str,
     device: &'static str,
     model: String,
-    /// Only where `device` is `cuda`.
+    /// The GPUs; the field is absent unless `device` is `cuda`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<Object>)]
     gpus: Vec<GpuInfo>,
@@ -64,7 +64,7 @@ pub(super) struct Info {
     auto_truncate: bool,
     tokenization_workers: usize,
     device: &'static str,
-    /// Only where `device` is `cuda`.
+    /// The GPUs; the field is absent unless `device` is `cuda`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<Object>)]
     gpus: Vec<GpuInfo>,

@@ -33,6 +33,14 @@ pub(super) struct LinearSpec<'a> {
     pub(super) norm_before: Option<&'a str>,
 }
 
+impl LinearSpec<'_> {
+    /// The names of one tensor, `weight` or `bias`, of each projection.
+    pub(super) fn tensors(&self, kind: &str) -> Vec<String> {
+        let names = self.names.iter();
+        names.map(|name| format!("{name}.{kind}")).collect()
+    }
+}
+
 /// A layer norm: tensors `{name}.weight [width]` and `{name}.bias [width]`.
 pub(super) struct NormSpec<'a> {
     /// The name of this part in traces.
@@ -92,14 +100,6 @@ pub(super) enum Rows {
     Sequences,
 }
 
-/// What attends to all tokens of its sequence.
-pub(super) enum Queries<'a, B> {
-    /// Every token: queries, keys and values are side by side in one matrix.
-    Tokens { qkv: &'a B },
-    /// The first token of each sequence: keys and values are side by side.
-    Sequences { queries: &'a B, keys_values: &'a B },
-}
-
 /// The operations on one batch, whose tokens the pass knows.
 pub(super) trait ForwardPass<W: DeviceWeights> {
     /// Activations, row by row.
@@ -126,10 +126,13 @@ pub(super) trait ForwardPass<W: DeviceWeights> {
         residual: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// Softmax attention of every sequence over itself.
+    /// Softmax attention of some rows over all tokens of their sequence. Keys and values of every
+    /// token are the last columns of `keys_values`. If every token attends, the queries are the
+    /// columns before, and `queries` is the same buffer.
     fn attention(
         &mut self,
-        queries: Queries<'_, Self::Buffer>,
+        queries: (&Self::Buffer, Rows),
+        keys_values: &Self::Buffer,
         heads: Heads,
         out: &mut Self::Buffer,
     ) -> Result<()>;

@@ -26,7 +26,7 @@ impl CandleEncoder {
     pub(super) fn new(config: &ModelConfig, weights: &Weights) -> Result<Self> {
         let mut tensors = HashMap::new();
         for (name, shape) in weights.tensors() {
-            let data = weights.read(&name, &shape)?;
+            let data = weights.read(&[&name], &shape)?;
             tensors.insert(name, Tensor::from_vec(data, shape, &Device::Cpu)?);
         }
         let variables = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);

@@ -108,26 +108,20 @@ impl Fields<'_> {
     }
 
     fn pad_token_id(&self) -> Result<u32> {
-        match self.get("pad_token_id") {
-            None => Ok(1),
-            Some(value) => value
-                .as_u64()
-                .and_then(|id| u32::try_from(id).ok())
-                .with_context(|| format!("field `pad_token_id` is {value}, not a token number")),
-        }
+        let Some(value) = self.get("pad_token_id") else {
+            return Ok(1);
+        };
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        id.with_context(|| format!("field `pad_token_id` is {value}, not a token number"))
     }
 
     fn layer_norm_eps(&self) -> Result<f64> {
-        match self.get("layer_norm_eps") {
+        let Some(value) = self.get("layer_norm_eps") else {
             // The default of transformers' XLMRobertaConfig.
-            None => Ok(1e-12),
-            Some(value) => value
-                .as_f64()
-                .filter(|eps| (0.0..1.0).contains(eps))
-                .with_context(|| {
-                    format!("field `layer_norm_eps` is {value}, not a number from 0 to 1")
-                }),
-        }
+            return Ok(1e-12);
+        };
+        let eps = value.as_f64().filter(|eps| (0.0..1.0).contains(eps));
+        eps.with_context(|| format!("field `layer_norm_eps` is {value}, not a number from 0 to 1"))
     }
 
     fn check_supported(&self) -> Result<()> {

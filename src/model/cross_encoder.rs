@@ -37,11 +37,11 @@ pub trait CrossEncoder: Send {
 pub struct LoadedModel {
     /// The network itself, once for every worker.
     pub encoders: Vec<Box<dyn CrossEncoder>>,
-    /// Where it computes: `cpu` or `cuda`.
+    /// The device that computes: `cpu` or `cuda`.
     pub device: &'static str,
     /// The GPUs among that, in the order of the workers.
     pub gpus: Vec<GpuInfo>,
-    /// In what it computes, by the name that `config.json` would give it.
+    /// The type of number it computes in, by the name that `config.json` would give it.
     pub dtype: &'static str,
     /// Tokens to compute at once.
     pub batch_tokens: usize,

@@ -34,7 +34,7 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// As it is typed and shown.
+    /// The name of this backend, as it is typed and shown.
     pub fn name(self) -> &'static str {
         match self {
             Self::Native => "native",
@@ -48,7 +48,7 @@ impl Backend {
 pub enum Dtype {
     /// What costs no order on the device: f16 on a GPU, f32 on the CPU.
     Auto,
-    /// As the reference implementation computes.
+    /// 32-bit floats, as the reference implementation computes.
     #[value(alias = "float32")]
     F32,
     /// Half the memory; on the CPU the speed of f32.
@@ -62,7 +62,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// As it is typed.
+    /// The name of this type, as it is typed.
     pub(super) fn name(self) -> String {
         let value = self.to_possible_value().expect("none is hidden");
         value.get_name().to_owned()

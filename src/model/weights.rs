@@ -1,20 +1,19 @@
-//! The tensors of a checkpoint: safetensors files, memory-mapped or embedded, read out as `f32`.
+//! The tensors of a checkpoint: safetensors files, mapped or embedded, read out as `f32`.
+//!
+//! Candle's reader maps the files and checks their headers. Its `Tensor`s are not used: each would
+//! be a whole copy beside the one that a device makes. Here a tensor is converted piece by piece,
+//! and what has been converted is dropped from memory.
 
 use std::{
     collections::HashMap,
-    fs::File,
-    ops::Range,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Error, Result, bail, ensure};
+use candle_core::safetensors::{MmapedSafetensors, SliceSafetensors};
 use half::{bf16, f16, slice::HalfFloatSliceExt as _};
-use memmap2::{Mmap, UncheckedAdvice};
 use rayon::prelude::*;
-use safetensors::{
-    Dtype, SafeTensors,
-    tensor::{Metadata, TensorInfo},
-};
+use safetensors::{Dtype, tensor::TensorView};
 
 use super::names;
 
@@ -26,100 +25,72 @@ pub(super) struct Weights {
 struct Shard {
     /// How messages call it.
     name: String,
-    bytes: Bytes,
-    metadata: Metadata,
+    file: File,
     /// What tensors are called in the file, by the names that transformers gives them.
     names: HashMap<String, String>,
-    /// Where the header ends and the data begin.
-    data_start: usize,
 }
 
-enum Bytes {
-    Mapped(Mmap),
-    Embedded(&'static [u8]),
+enum File {
+    Mapped(MmapedSafetensors),
+    Embedded(SliceSafetensors<'static>),
 }
 
-impl Bytes {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Embedded(bytes) => bytes,
-        }
-    }
-
-    /// Tells the kernel that a part has been read for the last time, so that the mapped file and
-    /// the converted copy are not both resident.
-    #[expect(unsafe_code, reason = "dropping mapped pages")]
-    fn release(&self, range: Range<usize>) {
-        if let Self::Mapped(map) = self {
-            // SAFETY: the map is a read-only view of a file, never written through: a dropped page
-            // is read from the file again when somebody looks. Not being able to drop it costs
-            // memory, nothing else.
-            let _ = unsafe {
-                map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
-            };
-        }
-    }
+/// A tensor as its file has it, of a type that can be converted.
+struct Stored<'a> {
+    file: &'a File,
+    dtype: Dtype,
+    bytes: &'a [u8],
 }
 
 impl Weights {
     /// Maps the shards and checks that each is whole.
     pub(super) fn map(paths: &[PathBuf]) -> Result<Self> {
-        let shards = paths
-            .iter()
-            .map(|path| Shard::map(path))
-            .collect::<Result<_>>()?;
-        Ok(Self { shards })
+        let shards = paths.iter().map(|path| Shard::map(path));
+        Ok(Self {
+            shards: shards.collect::<Result<_>>()?,
+        })
     }
 
     /// Wraps a file that is part of this program.
     pub(super) fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self> {
-        let shard = Shard::new(name.to_owned(), Bytes::Embedded(bytes))?;
+        let file = SliceSafetensors::new(bytes).map_err(|error| unreadable(name, error))?;
         Ok(Self {
-            shards: vec![shard],
+            shards: vec![Shard::new(name.to_owned(), File::Embedded(file))?],
         })
     }
 
-    /// The size of all shards.
+    /// The size of all tensors.
     pub(super) fn bytes(&self) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| shard.bytes.as_slice().len())
-            .sum()
+        let tensors = self.shards.iter().flat_map(|shard| shard.file.tensors());
+        tensors.map(|(_, tensor)| tensor.data().len()).sum()
     }
 
     /// Every tensor's name and shape.
     pub(super) fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
         self.shards.iter().flat_map(|shard| {
-            let named = |name: &String| Some((name.clone(), shard.info(name)?.shape.clone()));
+            let named = |name: &String| Some((name.clone(), shard.tensor(name)?.shape().to_vec()));
             shard.names.keys().filter_map(named)
         })
     }
 
-    /// One tensor as `f32`.
-    pub(super) fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let mut out = Vec::new();
-        self.append(name, shape, &mut out)?;
+    /// Tensors of one shape as `f32`, one after the other.
+    pub(super) fn read(&self, names: &[impl AsRef<str>], shape: &[usize]) -> Result<Vec<f32>> {
+        let tensors = names.iter().map(|name| self.find(name.as_ref(), shape));
+        let tensors: Vec<Stored<'_>> = tensors.collect::<Result<_>>()?;
+        let mut out = Vec::with_capacity(tensors.iter().map(Stored::count).sum());
+        for tensor in tensors {
+            tensor.convert(tensor.bytes, &mut out);
+        }
         Ok(out)
-    }
-
-    /// Appends one tensor as `f32`, so that several can be joined without another copy.
-    pub(super) fn append(&self, name: &str, shape: &[usize], out: &mut Vec<f32>) -> Result<()> {
-        let (shard, dtype, range) = self.find(name, shape)?;
-        convert(dtype, &shard.bytes.as_slice()[range.clone()], out)
-            .with_context(|| format!("{}: tensor `{name}`", shard.name))?;
-        shard.bytes.release(range);
-        Ok(())
     }
 
     /// The gain of a layer norm, then its shift.
     pub(super) fn read_norm(&self, name: &str, width: usize) -> Result<Vec<f32>> {
-        let mut parameters = self.read(&format!("{name}.weight"), &[width])?;
-        self.append(&format!("{name}.bias"), &[width], &mut parameters)?;
-        Ok(parameters)
+        let names = ["weight", "bias"].map(|part| format!("{name}.{part}"));
+        self.read(&names, &[width])
     }
 
-    /// One tensor as `f32`, piece by piece in its order; what has been read is let go of.
+    /// One tensor as `f32`, in pieces of so many numbers.
     #[cfg(feature = "cuda")]
     pub(super) fn for_each_piece(
         &self,
@@ -128,54 +99,41 @@ impl Weights {
         length: usize,
         mut take: impl FnMut(&[f32]) -> Result<()>,
     ) -> Result<()> {
-        let (shard, dtype, range) = self.find(name, shape)?;
-        let piece = length * dtype.bitsize() / 8;
+        let stored = self.find(name, shape)?;
         let mut numbers = Vec::new();
-        for start in range.clone().step_by(piece) {
-            let piece = start..range.end.min(start + piece);
+        for piece in stored.bytes.chunks(length * stored.width()) {
             numbers.clear();
-            convert(dtype, &shard.bytes.as_slice()[piece.clone()], &mut numbers)
-                .and_then(|()| take(&numbers))
-                .with_context(|| format!("{}: tensor `{name}`", shard.name))?;
-            shard.bytes.release(piece);
+            stored.convert(piece, &mut numbers);
+            take(&numbers).map_err(|error| error.context(format!("tensor `{name}`")))?;
         }
         Ok(())
     }
 
-    /// One large tensor as any type of number, in parallel; what has been read is let go of piece
-    /// by piece.
+    /// One large tensor as any type of number, in parallel.
     pub(super) fn read_as<T: Copy + Default + Send>(
         &self,
         name: &str,
         shape: &[usize],
-        narrow: fn(&[f32], &mut [T]),
+        narrow: fn(&mut [T], &[f32]),
     ) -> Result<Vec<T>> {
         const PIECE: usize = 256 * 1024;
-        let (shard, dtype, range) = self.find(name, shape)?;
-        let width = dtype.bitsize() / 8;
-        let mut out = vec![T::default(); range.len() / width];
-        out.par_chunks_mut(PIECE)
-            .enumerate()
-            .try_for_each(|(i, out)| {
-                let start = range.start + i * PIECE * width;
-                let piece = start..start + out.len() * width;
-                let mut numbers = Vec::new();
-                convert(dtype, &shard.bytes.as_slice()[piece.clone()], &mut numbers)
-                    .with_context(|| format!("{}: tensor `{name}`", shard.name))?;
-                narrow(&numbers, out);
-                shard.bytes.release(piece);
-                Ok::<_, anyhow::Error>(())
-            })?;
+        let stored = self.find(name, shape)?;
+        let mut out = vec![T::default(); stored.count()];
+        let pieces = stored.bytes.par_chunks(PIECE * stored.width());
+        let pieces = out.par_chunks_mut(PIECE).zip(pieces);
+        pieces.for_each(|(out, piece)| {
+            let mut numbers = Vec::new();
+            stored.convert(piece, &mut numbers);
+            narrow(out, &numbers);
+        });
         Ok(out)
     }
 
-    /// Where a tensor of this shape lies.
-    fn find(&self, name: &str, shape: &[usize]) -> Result<(&Shard, Dtype, Range<usize>)> {
-        let found = self
-            .shards
-            .iter()
-            .find_map(|shard| Some((shard, shard.info(name)?)));
-        let Some((shard, info)) = found else {
+    /// The tensor of this name, which must have this shape.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<Stored<'_>> {
+        let mut shards = self.shards.iter();
+        let found = shards.find_map(|shard| Some((shard, shard.tensor(name)?)));
+        let Some((shard, tensor)) = found else {
             let shards = self.shards.iter();
             let files: Vec<&str> = shards.clone().map(|shard| shard.name.as_str()).collect();
             let present = shards.flat_map(|shard| shard.names.values());
@@ -186,106 +144,145 @@ impl Weights {
             );
         };
         ensure!(
-            info.shape == shape,
+            tensor.shape() == shape,
             "{}: tensor `{name}` has shape {:?}, but config.json asks for {shape:?}",
             shard.name,
-            info.shape
+            tensor.shape()
         );
         ensure!(
-            matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16),
+            matches!(tensor.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16),
             "{}: tensor `{name}`: its type is {:?}; F32, F16 and BF16 are supported",
             shard.name,
-            info.dtype
+            tensor.dtype()
         );
-        let (start, end) = info.data_offsets;
-        Ok((
-            shard,
-            info.dtype,
-            shard.data_start + start..shard.data_start + end,
-        ))
+        Ok(Stored {
+            file: &shard.file,
+            dtype: tensor.dtype(),
+            bytes: tensor.data(),
+        })
     }
 }
 
 impl Shard {
     #[expect(unsafe_code, reason = "memory-mapping a file")]
     fn map(path: &Path) -> Result<Self> {
-        let open = || format!("cannot map {}", path.display());
-        let file = File::open(path).with_context(open)?;
+        let name = path.display().to_string();
         // SAFETY: the map is read-only. Whoever truncates or rewrites the file while the server
         // loads it harms only this process, as with every program that maps its weights; nothing is
         // read from it after loading.
-        let map = unsafe { Mmap::map(&file) }.with_context(open)?;
-        Self::new(path.display().to_string(), Bytes::Mapped(map))
+        let file = unsafe { MmapedSafetensors::new(path) };
+        let file = file.map_err(|error| unreadable(&name, error))?;
+        Self::new(name, File::Mapped(file))
     }
 
-    fn new(name: String, bytes: Bytes) -> Result<Self> {
-        let (header, metadata) =
-            SafeTensors::read_metadata(bytes.as_slice()).with_context(|| {
-                format!(
-                    "{name} is not a whole safetensors file ({} bytes)",
-                    bytes.as_slice().len()
-                )
-            })?;
-        let mut canonical = HashMap::new();
-        for tensor in metadata.offset_keys() {
-            if let Some(other) = canonical.insert(names::canonical(&tensor), tensor.clone()) {
+    fn new(name: String, file: File) -> Result<Self> {
+        let mut names = HashMap::new();
+        for (tensor, _) in file.tensors() {
+            if let Some(other) = names.insert(names::canonical(&tensor), tensor.clone()) {
                 bail!("{name}: tensors `{tensor}` and `{other}` are the same part of the network");
             }
         }
-        Ok(Self {
-            name,
-            bytes,
-            names: canonical,
-            metadata,
-            // The length of the header is itself stored in the first 8 bytes.
-            data_start: header + 8,
-        })
+        Ok(Self { name, file, names })
     }
 
-    fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.metadata.info(self.names.get(name)?)
+    fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+        let name = self.names.get(name)?;
+        let tensor = match &self.file {
+            File::Mapped(file) => file.get(name),
+            File::Embedded(file) => file.get(name),
+        };
+        tensor.ok()
     }
 }
 
-/// Appends little-endian floats of any common width to `out`.
-fn convert(dtype: Dtype, bytes: &[u8], out: &mut Vec<f32>) -> Result<()> {
-    match dtype {
-        Dtype::F32 => {
-            out.reserve_exact(bytes.len() / 4);
-            out.extend(
-                bytes
-                    .chunks_exact(4)
-                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-            );
+/// Why candle cannot read a file, without the path that it puts before that.
+fn unreadable(name: &str, error: candle_core::Error) -> Error {
+    let error = match error {
+        candle_core::Error::WithPath { inner, .. } => *inner,
+        other => other,
+    };
+    let what = match error {
+        candle_core::Error::Io(_) => "cannot be mapped",
+        _ => "is not a whole safetensors file",
+    };
+    Error::new(error).context(format!("{name} {what}"))
+}
+
+impl File {
+    fn tensors(&self) -> Vec<(String, TensorView<'_>)> {
+        match self {
+            Self::Mapped(file) => file.tensors(),
+            Self::Embedded(file) => file.tensors(),
         }
-        Dtype::F16 => append_half(bytes, f16::from_le_bytes, out, |halves, out| {
-            halves.convert_to_f32_slice(out);
-        }),
-        Dtype::BF16 => append_half(bytes, bf16::from_le_bytes, out, |halves, out| {
-            halves.convert_to_f32_slice(out);
-        }),
-        other => bail!("its type is {other:?}"),
     }
-    Ok(())
 }
 
-/// Converts a stretch at a time: the bytes need not be aligned, and a whole copy of them would
-/// double the memory.
-fn append_half<H: Copy>(
-    bytes: &[u8],
-    from_le: fn([u8; 2]) -> H,
-    out: &mut Vec<f32>,
-    widen: fn(&[H], &mut [f32]),
-) {
-    out.reserve_exact(bytes.len() / 2);
+impl Stored<'_> {
+    /// How many numbers it has.
+    fn count(&self) -> usize {
+        self.bytes.len() / self.width()
+    }
+
+    /// Bytes of a number.
+    fn width(&self) -> usize {
+        self.dtype.bitsize() / 8
+    }
+
+    /// Appends some of the bytes to `out` as numbers. They have been read for the last time then:
+    /// the mapped file and the converted copy are not both resident.
+    fn convert(&self, bytes: &[u8], out: &mut Vec<f32>) {
+        out.reserve_exact(bytes.len() / self.width());
+        match self.dtype {
+            Dtype::F16 => append_f16(bytes, out),
+            Dtype::BF16 => {
+                let (halves, _) = bytes.as_chunks();
+                out.extend(
+                    halves
+                        .iter()
+                        .map(|&half| bf16::from_le_bytes(half).to_f32()),
+                );
+            }
+            _ => {
+                let (numbers, _) = bytes.as_chunks();
+                out.extend(numbers.iter().map(|&number| f32::from_le_bytes(number)));
+            }
+        }
+        if let File::Mapped(_) = self.file {
+            release(bytes);
+        }
+    }
+}
+
+/// Appends numbers a stretch at a time: the bytes need not be aligned, and a whole copy of them
+/// would take too much memory.
+fn append_f16(bytes: &[u8], out: &mut Vec<f32>) {
     let mut halves = Vec::new();
     for stretch in bytes.chunks(64 * 1024) {
         halves.clear();
-        halves.extend(stretch.chunks_exact(2).map(|b| from_le([b[0], b[1]])));
+        halves.extend(
+            stretch
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&half| f16::from_le_bytes(half)),
+        );
         let start = out.len();
         out.resize(start + halves.len(), 0.0);
-        widen(&halves, &mut out[start..]);
+        halves.convert_to_f32_slice(&mut out[start..]);
     }
+}
+
+/// Tells the kernel that pages of a mapped file are not needed.
+#[expect(unsafe_code, reason = "dropping mapped pages")]
+fn release(bytes: &[u8]) {
+    let (address, page) = (bytes.as_ptr().addr(), rustix::param::page_size());
+    let start = address - address % page;
+    let length = address + bytes.len() - start;
+    let start = bytes.as_ptr().wrapping_sub(address - start);
+    // SAFETY: the pages are those of a read-only view of a file, never written through: a dropped
+    // page is read from the file again when somebody looks. Not being able to drop it costs memory,
+    // nothing else.
+    unsafe { libc::madvise(start.cast_mut().cast(), length, libc::MADV_DONTNEED) };
 }
 
 #[cfg(test)]
@@ -316,7 +313,7 @@ mod tests {
         for (dtype, data) in [(Dtype::F32, f32s), (Dtype::F16, f16s), (Dtype::BF16, bf16s)] {
             let weights = Weights::embedded("test", file(dtype, &data, vec![3])).unwrap();
             assert_eq!(
-                weights.read("w", &[3]).unwrap(),
+                weights.read(&["w"], &[3]).unwrap(),
                 [1.5, -2.0, 0.25],
                 "{dtype:?}"
             );
@@ -336,7 +333,7 @@ mod tests {
             ("v", [2], "m.safetensors: tensor `v` is missing"),
             ("w", [2], "its type is I64"),
         ] {
-            let error = format!("{:#}", weights.read(name, &shape).unwrap_err());
+            let error = format!("{:#}", weights.read(&[name], &shape).unwrap_err());
             assert!(error.contains(says), "{error}");
         }
     }
@@ -390,13 +387,13 @@ mod tests {
         let path = dir.path().join("m.safetensors");
         std::fs::write(&path, whole).unwrap();
         let mapped = Weights::map(&[path]).unwrap();
-        let first = mapped.read("w", &[5000]).unwrap();
-        assert_eq!(first, mapped.read("w", &[5000]).unwrap());
+        let first = mapped.read(&["w"], &[5000]).unwrap();
+        assert_eq!(first, mapped.read(&["w"], &[5000]).unwrap());
         assert_eq!(
             first,
             Weights::embedded("m", whole)
                 .unwrap()
-                .read("w", &[5000])
+                .read(&["w"], &[5000])
                 .unwrap()
         );
     }
@@ -405,7 +402,7 @@ mod tests {
     fn a_type_narrower_than_a_byte_is_refused() {
         let four_bits = file(Dtype::F4, &[0; 8], vec![16]);
         let weights = Weights::embedded("m", four_bits).unwrap();
-        let narrow: fn(&[f32], &mut [f32]) = |_, _| {};
+        let narrow: fn(&mut [f32], &[f32]) = |_, _| {};
         let error = weights.read_as("w", &[16], narrow).unwrap_err();
         assert!(format!("{error:#}").contains("its type is F4"), "{error:#}");
     }
@@ -422,8 +419,11 @@ mod tests {
     #[test]
     fn tensors_of_a_wrapped_network_are_found() {
         let weights = named(&["model.roberta.embeddings.x", "model.classifier.y"]).unwrap();
-        assert_eq!(weights.read("roberta.embeddings.x", &[1]).unwrap(), [1.0]);
-        assert_eq!(weights.read("classifier.y", &[1]).unwrap(), [1.0]);
+        assert_eq!(
+            weights.read(&["roberta.embeddings.x"], &[1]).unwrap(),
+            [1.0]
+        );
+        assert_eq!(weights.read(&["classifier.y"], &[1]).unwrap(), [1.0]);
         let mut tensors: Vec<String> = weights.tensors().map(|(name, _)| name).collect();
         tensors.sort();
         assert_eq!(tensors, ["classifier.y", "roberta.embeddings.x"]);
@@ -439,7 +439,7 @@ mod tests {
     #[test]
     fn another_prefix_is_named_beside_the_expected_one() {
         let weights = named(&["transformer.embeddings.x"]).unwrap();
-        let missing = |name| weights.read(name, &[1]).unwrap_err().to_string();
+        let missing = |name: &str| weights.read(&[name], &[1]).unwrap_err().to_string();
         let error = missing("roberta.embeddings.x");
         for part in ["`transformer.`", "`roberta.`", "save_pretrained"] {
             assert!(error.contains(part), "{error}");

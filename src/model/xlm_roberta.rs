@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     backend::{
-        DeviceWeights, EmbeddingsSpec, ForwardPass, HeadSpec, LinearSpec, NormSpec, Queries, Rows,
+        DeviceWeights, EmbeddingsSpec, ForwardPass, HeadSpec, LinearSpec, NormSpec, Rows,
         WeightLoader,
     },
     config::ModelConfig,
@@ -124,23 +124,18 @@ impl<W: DeviceWeights> XlmRoberta<W> {
         pass.embed(&self.embeddings, hidden)?;
         for layer in &self.layers {
             pass.linear((hidden, Rows::Tokens), &layer.qkv, none, wide)?;
-            pass.attention(Queries::Tokens { qkv: wide }, heads, context)?;
-            layer
-                .rest
-                .forward(pass, Rows::Tokens, (context, wide), hidden)?;
+            pass.attention((wide, Rows::Tokens), wide, heads, context)?;
+            let rest = &layer.rest;
+            rest.forward(pass, Rows::Tokens, (context, wide), hidden)?;
         }
         // The last layer: keys and values of every token, everything else of `<s>` only.
         let last = &self.last;
         pass.gather_first(hidden, heads.width(), first)?;
         pass.linear((first, Rows::Sequences), &last.queries, none, queries)?;
         pass.linear((hidden, Rows::Tokens), &last.keys_values, none, wide)?;
-        let attending = Queries::Sequences {
-            queries,
-            keys_values: wide,
-        };
-        pass.attention(attending, heads, context)?;
-        last.rest
-            .forward(pass, Rows::Sequences, (context, wide), first)?;
+        pass.attention((queries, Rows::Sequences), wide, heads, context)?;
+        let rest = &last.rest;
+        rest.forward(pass, Rows::Sequences, (context, wide), first)?;
         pass.head(&self.head, first)
     }
 }
@@ -173,7 +168,7 @@ impl Reader<'_> {
         let c = self.config;
         let table = |part: &str, rows: usize| {
             let name = names::embeddings(&format!("{part}_embeddings.weight"));
-            self.weights.read(&name, &[rows, c.hidden])
+            self.weights.read(&[name], &[rows, c.hidden])
         };
         let token_types = table("token_type", c.token_types)?;
         let mut positions = table("position", c.positions)?;
@@ -268,8 +263,8 @@ impl Reader<'_> {
                 inputs: hidden,
                 norm_before: None,
             },
-            output: self.weights.read(names::OUTPUT_WEIGHT, &[1, hidden])?,
-            output_bias: self.weights.read(names::OUTPUT_BIAS, &[1])?,
+            output: self.weights.read(&[names::OUTPUT_WEIGHT], &[1, hidden])?,
+            output_bias: self.weights.read(&[names::OUTPUT_BIAS], &[1])?,
         })
     }
 

@@ -5,7 +5,7 @@ use super::simd;
 /// The function that a projection's outputs go through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Activation {
-    /// None: outputs stay as they are.
+    /// Outputs stay as they are.
     None,
     /// The exact (erf) GELU.
     Gelu,
@@ -13,7 +13,7 @@ pub(crate) enum Activation {
 
 /// v · ½ (1 + erf(v / √2)) (Hendrycks and Gimpel 2016, exact form).
 #[inline(always)]
-pub(super) fn gelu(v: f32) -> f32 {
+pub(crate) fn gelu(v: f32) -> f32 {
     0.5 * v * (1.0 + simd::erf(v * std::f32::consts::FRAC_1_SQRT_2))
 }
 

@@ -10,7 +10,6 @@
 use std::{cell::RefCell, ops::Range};
 
 use anyhow::{Result, ensure};
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{
@@ -18,7 +17,7 @@ use super::{
     disjoint::OutputView,
     matmul::{
         kernels,
-        pack::{LhsFormat, LhsType, Packer, pair_bf16},
+        pack::{Packer, pair_bf16},
         tile::{LaneType, Tile},
     },
     precision::Precision,
@@ -29,9 +28,9 @@ use super::{
 /// The rows of packed sequences, in some columns of a matrix.
 #[derive(Clone, Copy)]
 pub(crate) struct PackedRows<'a> {
-    /// From the first of these columns on.
+    /// The matrix, from the first of these columns on.
     pub(crate) data: &'a [f32],
-    /// From the beginning of one row to that of the next.
+    /// Numbers from the beginning of one row to that of the next.
     pub(crate) stride: usize,
     /// Sequence `i` has the rows `cu_seqlens[i]..cu_seqlens[i + 1]`: from 0 to the total.
     pub(crate) cu_seqlens: &'a [usize],
@@ -69,7 +68,7 @@ struct Attention<'a> {
     queries: PackedRows<'a>,
     keys_values: PackedRows<'a>,
     heads: Heads,
-    /// For f32 or for bf16.
+    /// The micro-kernel, which is for f32 or for bf16.
     tile: &'static Tile,
 }
 
@@ -108,18 +107,12 @@ impl<'a> PackedRows<'a> {
         );
         ensure!(
             self.rows() == 0 || (self.rows() - 1) * self.stride + width <= self.data.len(),
-            "attention was given {} lane_type for {} rows of {width}",
+            "attention was given {} numbers for {} rows of {width}",
             self.data.len(),
             self.rows()
         );
         Ok(())
     }
-}
-
-/// One head of one sequence.
-struct Task {
-    sequence: usize,
-    head: usize,
 }
 
 thread_local! {
@@ -139,7 +132,7 @@ struct Scratch {
     queries: Aligned<u32>,
     /// `[key][query]`: scores, then their exponentials.
     scores: Aligned<u32>,
-    /// Per query, of the exponentials.
+    /// The sum of the exponentials of each query.
     sums: Aligned<f32>,
     /// Tiles of the result, `[rows of queries][panel of dimensions]`.
     context: Aligned<u32>,
@@ -159,47 +152,33 @@ impl Attention<'_> {
         let heads = (self.queries.cu_seqlens.len() - 1) * count;
         let heads = (0..heads).into_par_iter().with_max_len(1);
         heads.for_each(|i| {
-            let task = Task {
-                sequence: i / count,
-                head: i % count,
-            };
-            SCRATCH.with_borrow_mut(|scratch| self.head(&task, &out, scratch));
+            SCRATCH.with_borrow_mut(|scratch| self.head((i / count, i % count), &out, scratch));
         });
         Ok(())
     }
 
     /// Computes one head of one sequence, a panel of queries at a time.
-    fn head(&self, task: &Task, out: &OutputView<'_>, scratch: &mut Scratch) {
+    fn head(&self, (sequence, head): (usize, usize), out: &OutputView<'_>, scratch: &mut Scratch) {
         let (q, kv) = (self.queries, self.keys_values);
         let tile = self.tile;
-        let (format, packing_factor) = (format(tile), tile.lane_type.packing_factor());
+        let (format, packing_factor) = (tile.lane_type.into(), tile.lane_type.packing_factor());
         let (d, width) = (self.heads.size, self.heads.width());
-        let columns = task.head * d..(task.head + 1) * d;
-        let rows = kv.of_sequence(task.sequence);
+        let columns = head * d..(head + 1) * d;
+        let rows = kv.of_sequence(sequence);
         let length = rows.len();
         let padded = length.next_multiple_of(tile.mr);
 
         let steps = d.div_ceil(packing_factor);
         let keys = scratch.keys.scratch(padded * steps);
-        scratch.packer.pack(
-            kv.part(rows.clone(), columns.clone()),
-            format,
-            tile.mr,
-            keys,
-        );
+        let rows_of_keys = kv.part(rows.clone(), columns.clone());
+        scratch.packer.pack(rows_of_keys, format, tile.mr, keys);
         let value_columns = width + columns.start..width + columns.end;
         let steps_of_values = length.div_ceil(packing_factor);
-        let values = scratch
-            .values
-            .scratch(d.next_multiple_of(tile.nr) * steps_of_values);
-        simd::run(PackValues {
-            values: kv.part(rows, value_columns),
-            steps: steps_of_values,
-            tile,
-            out: values,
-        });
+        let lanes_of_values = d.next_multiple_of(tile.nr) * steps_of_values;
+        let values = scratch.values.scratch(lanes_of_values);
+        pack_values(kv.part(rows, value_columns), steps_of_values, tile, values);
 
-        let query_rows = q.of_sequence(task.sequence);
+        let query_rows = q.of_sequence(sequence);
         for first in query_rows.clone().step_by(tile.nr) {
             let some = first..(first + tile.nr).min(query_rows.end);
             let queries = scratch.queries.scratch(tile.nr * steps);
@@ -207,19 +186,13 @@ impl Attention<'_> {
             scratch.packer.pack(rows, format, tile.nr, queries);
             // The last rows of queries may stick out by some lanes.
             let scores = scratch.scores.scratch(padded * tile.nr + tile.mr);
-            for (keys, scores) in keys
-                .chunks_exact(steps * tile.mr)
-                .zip(scores.chunks_exact_mut(tile.mr * tile.nr))
-            {
+            let tiles = scores.chunks_exact_mut(tile.mr * tile.nr);
+            for (keys, scores) in keys.chunks_exact(steps * tile.mr).zip(tiles) {
                 tile.run((keys, tile.mr), queries, scores, false);
             }
             let sums = scratch.sums.scratch(tile.nr);
-            softmax(
-                &mut scores[..length * tile.nr],
-                sums,
-                1.0 / (d as f32).sqrt(),
-                tile.lane_type,
-            );
+            let (there, scale) = (&mut scores[..length * tile.nr], 1.0 / (d as f32).sqrt());
+            softmax(there, sums, scale, tile.lane_type);
             let tiles = some.len().div_ceil(tile.mr) * d.div_ceil(tile.nr);
             let context = scratch.context.scratch(tiles * tile.mr * tile.nr);
             let mut places = context.chunks_exact_mut(tile.mr * tile.nr);
@@ -230,98 +203,76 @@ impl Attention<'_> {
                     tile.run(weights, values, place, false);
                 }
             }
-            simd::run(Write {
-                context,
-                tile,
-                sums,
-                rows: some,
-                columns: columns.clone(),
-                out,
-            });
+            write((context, sums), tile, (some, columns.clone()), out);
         }
     }
 }
 
-fn format(tile: &Tile) -> LhsFormat<'static> {
-    LhsFormat::plain(match tile.lane_type {
-        LaneType::Bf16 => LhsType::Bf16,
-        _ => LhsType::F32,
-    })
-}
-
-/// Values, a row per key, as right panels with a dimension to a column: `[panel][step][dimension]`.
-/// Columns of the last panel beyond the head's size are left as they were; what they give is not
-/// read.
-struct PackValues<'a, V> {
-    values: V,
+/// Packs values, a row per key, as right panels with a dimension to a column:
+/// `[panel][step][dimension]`. Columns of the last panel beyond the head's size are left as they
+/// were; what they give is not read.
+fn pack_values<'a>(
+    values: impl Iterator<Item = &'a [f32]> + Clone,
     steps: usize,
-    tile: &'a Tile,
-    out: &'a mut [u32],
-}
-
-impl<'b, V: Iterator<Item = &'b [f32]> + Clone> WithSimd for PackValues<'_, V> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let columns = self.tile.nr;
-        let mut high = self.values.clone().skip(self.steps);
-        for (step, low) in self.values.take(self.steps).enumerate() {
-            let high = high.next().unwrap_or_default();
-            for (panel, low) in low.chunks(columns).enumerate() {
-                let lanes = &mut self.out[(panel * self.steps + step) * columns..][..low.len()];
-                match self.tile.lane_type {
-                    LaneType::Bf16 => {
-                        let high = high.chunks(columns).nth(panel).unwrap_or_default();
-                        pair_bf16(low, high, lanes);
-                    }
-                    _ => {
-                        for (lane, x) in lanes.iter_mut().zip(low) {
-                            *lane = x.to_bits();
+    tile: &Tile,
+    out: &mut [u32],
+) {
+    simd::vectorize(
+        #[inline(always)]
+        move || {
+            let mut high = values.clone().skip(steps);
+            for (step, low) in values.clone().take(steps).enumerate() {
+                let high = high.next().unwrap_or_default();
+                for (panel, low) in low.chunks(tile.nr).enumerate() {
+                    let lanes = &mut out[(panel * steps + step) * tile.nr..][..low.len()];
+                    match tile.lane_type {
+                        LaneType::Bf16 => {
+                            let high = high.chunks(tile.nr).nth(panel).unwrap_or_default();
+                            pair_bf16(low, high, lanes);
+                        }
+                        _ => {
+                            for (lane, x) in lanes.iter_mut().zip(low) {
+                                *lane = x.to_bits();
+                            }
                         }
                     }
                 }
             }
-        }
-    }
+        },
+    );
 }
 
-/// `out[query] = context[query] / sums[query]`.
-struct Write<'a> {
-    /// Tiles, `[rows of queries][panel of dimensions]`.
-    context: &'a [u32],
-    tile: &'a Tile,
-    sums: &'a [f32],
-    rows: Range<usize>,
-    columns: Range<usize>,
-    out: &'a OutputView<'a>,
-}
-
-impl WithSimd for Write<'_> {
-    type Output = ();
-
-    #[expect(
-        unsafe_code,
-        reason = "shared between tasks that write to disjoint places"
-    )]
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Tile { mr, nr, .. } = *self.tile;
-        let panels = self.columns.len().div_ceil(nr);
-        for ((i, row), sum) in self.rows.enumerate().zip(self.sums) {
-            let inverse = 1.0 / sum;
-            // SAFETY: a task alone writes the columns of its head in the rows of its sequence, one
-            // row after another.
-            let out = unsafe { self.out.part(row, self.columns.clone()) };
-            for (panel, out) in out.chunks_mut(nr).enumerate() {
-                let tile = i / mr * panels + panel;
-                let context = &self.context[(tile * mr + i % mr) * nr..];
-                for (out, &x) in out.iter_mut().zip(context) {
-                    *out = f32::from_bits(x) * inverse;
+/// Writes `out[query] = context[query] / sums[query]` to a head's columns of some rows. `context`
+/// is tiles, `[rows of queries][panel of dimensions]`.
+#[expect(
+    unsafe_code,
+    reason = "shared between tasks that write to disjoint places"
+)]
+fn write(
+    (context, sums): (&[u32], &[f32]),
+    &Tile { mr, nr, .. }: &Tile,
+    (rows, columns): (Range<usize>, Range<usize>),
+    out: &OutputView<'_>,
+) {
+    simd::vectorize(
+        #[inline(always)]
+        move || {
+            let panels = columns.len().div_ceil(nr);
+            for ((i, row), sum) in rows.clone().enumerate().zip(sums) {
+                let inverse = 1.0 / sum;
+                // SAFETY: a task alone writes the columns of its head in the rows of its sequence,
+                // one row after another.
+                let out = unsafe { out.part(row, columns.clone()) };
+                for (panel, out) in out.chunks_mut(nr).enumerate() {
+                    let tile = i / mr * panels + panel;
+                    let context = &context[(tile * mr + i % mr) * nr..];
+                    for (out, &x) in out.iter_mut().zip(context) {
+                        *out = f32::from_bits(x) * inverse;
+                    }
                 }
             }
-        }
-    }
+        },
+    );
 }
 
 #[cfg(test)]
@@ -363,7 +314,7 @@ mod tests {
         Ok(out)
     }
 
-    /// With how far off each may be: bf16 has 8 bits.
+    /// The tiles of attention, each with its tolerance: bf16 has 8 bits.
     fn tiles() -> impl Iterator<Item = (&'static Tile, f32)> {
         kernels::all().filter_map(|tile| match tile.lane_type {
             LaneType::F32 => Some((tile, 5e-6)),

@@ -1,5 +1,10 @@
 //! A matrix that many tasks write at once, each to its own rows and columns.
 
+#![expect(
+    unsafe_code,
+    reason = "shared between tasks that write to disjoint places"
+)]
+
 use std::{marker::PhantomData, ops::Range};
 
 /// A row-major matrix `[rows, width]`, shared between tasks that write to disjoint places.
@@ -10,10 +15,6 @@ pub(super) struct OutputView<'a> {
     lifetime: PhantomData<&'a mut [f32]>,
 }
 
-#[expect(
-    unsafe_code,
-    reason = "shared between tasks that write to disjoint places"
-)]
 // SAFETY: it stands for an exclusive borrow of plain floats; whoever takes a part promises that no
 // other task takes it.
 unsafe impl Sync for OutputView<'_> {}
@@ -32,10 +33,6 @@ impl<'a> OutputView<'a> {
     ///
     /// # Safety
     /// No part that overlaps may be in use, here or in another task.
-    #[expect(
-        unsafe_code,
-        reason = "shared between tasks that write to disjoint places"
-    )]
     #[expect(
         clippy::mut_from_ref,
         reason = "that is its purpose; see the safety condition"

@@ -1,4 +1,4 @@
-//! What is known of a GPU; there in every build, for whoever tells about it.
+//! The description of a GPU, which every build has because answers and logs contain it.
 
 use serde::Serialize;
 
@@ -7,11 +7,11 @@ use serde::Serialize;
 pub struct GpuInfo {
     /// The number of this GPU among those that the driver shows to this process.
     pub ordinal: usize,
-    /// As `Tesla T4`.
+    /// The name of the model, such as `Tesla T4`.
     pub name: String,
-    /// All of its memory.
+    /// The size of all its memory.
     pub memory_bytes: usize,
-    /// As `7.5`.
+    /// The compute capability, such as `7.5`.
     pub compute_capability: String,
     /// The version of the driver, as `535.183.01`, or `unknown`.
     pub driver: String,

@@ -1,18 +1,17 @@
 //! Residual and layer norm in one pass over each row (Ba, Kiros and Hinton 2016).
 
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::simd;
 
 const TASK_ROWS: usize = 32;
 
-/// What a layer norm has learnt.
+/// The parameters of a layer norm.
 #[derive(Debug)]
 pub(crate) struct LayerNorm {
     /// `[2, width]`: gain, then shift.
     pub(crate) parameters: Vec<f32>,
-    /// Added to the variance.
+    /// The number that is added to the variance.
     pub(crate) eps: f32,
 }
 
@@ -30,41 +29,31 @@ pub(crate) fn add_norm(x: &mut [f32], residual: &[f32], norm: &LayerNorm) {
         .for_each(|(x, residual)| add_norm_rows(x, residual.chunks_exact(width), norm));
 }
 
-/// The same for a few rows, on this thread.
+/// Does what [`add_norm`] does for a few rows, on this thread.
 pub(super) fn add_norm_rows<'a>(
     x: &mut [f32],
-    residual: impl Iterator<Item = &'a [f32]>,
+    mut residual: impl Iterator<Item = &'a [f32]>,
     norm: &LayerNorm,
 ) {
-    simd::run(AddNorm { x, residual, norm });
-}
-
-struct AddNorm<'a, R> {
-    x: &'a mut [f32],
-    residual: R,
-    norm: &'a LayerNorm,
-}
-
-impl<'a, R: Iterator<Item = &'a [f32]>> WithSimd for AddNorm<'_, R> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let width = self.norm.width();
-        let (gain, shift) = self.norm.parameters.split_at(width);
-        for (x, residual) in self.x.chunks_exact_mut(width).zip(self.residual) {
-            for (x, &r) in x.iter_mut().zip(residual) {
-                *x += r;
+    simd::vectorize(
+        #[inline(always)]
+        move || {
+            let width = norm.width();
+            let (gain, shift) = norm.parameters.split_at(width);
+            for (x, residual) in x.chunks_exact_mut(width).zip(&mut residual) {
+                for (x, &r) in x.iter_mut().zip(residual) {
+                    *x += r;
+                }
+                // Two passes: the one-pass formula loses the variance of rows with a large mean.
+                let mean = simd::sum(x, |v| v) / width as f32;
+                let variance = simd::sum(x, |v| (v - mean) * (v - mean)) / width as f32;
+                let scale = 1.0 / (variance + norm.eps).sqrt();
+                for ((x, &g), &s) in x.iter_mut().zip(gain).zip(shift) {
+                    *x = (*x - mean) * scale * g + s;
+                }
             }
-            // Two passes: the one-pass formula loses the variance of rows with a large mean.
-            let mean = simd::sum(x, |v| v) / width as f32;
-            let variance = simd::sum(x, |v| (v - mean) * (v - mean)) / width as f32;
-            let scale = 1.0 / (variance + self.norm.eps).sqrt();
-            for ((x, &g), &s) in x.iter_mut().zip(gain).zip(shift) {
-                *x = (*x - mean) * scale * g + s;
-            }
-        }
-    }
+        },
+    );
 }
 
 #[cfg(test)]

@@ -10,24 +10,18 @@
 
 mod epilogue;
 pub(super) mod int8;
-pub(super) mod kernels;
+pub(crate) mod kernels;
 pub(super) mod pack;
 mod prefetch;
-pub(super) mod tile;
-pub(super) mod weights;
+pub(crate) mod tile;
+pub(crate) mod weights;
 
 use std::{cell::RefCell, ops::Range};
 
 use rayon::prelude::*;
 
-use self::{
-    epilogue::Epilogue,
-    pack::{LhsFormat, Packer},
-    weights::PackedWeights,
-};
-use super::{
-    activation::Activation, aligned::Aligned, disjoint::OutputView, precision::Precision, simd,
-};
+use self::{epilogue::Epilogue, pack::Packer, weights::PackedWeights};
+use super::{activation::Activation, aligned::Aligned, disjoint::OutputView, precision::Precision};
 
 /// Rows of a task, at most and at least (but for the last). From about 50 on, reading the weights
 /// costs next to nothing beside multiplying.
@@ -93,7 +87,7 @@ struct Grid {
 impl Grid {
     fn new(rows: usize, weights: &PackedWeights) -> Self {
         let threads = rayon::current_num_threads();
-        let most = (TASK_LANES / weights.k).clamp(TASK_ROWS.start, TASK_ROWS.end);
+        let most = (TASK_LANES / weights.layout.k).clamp(TASK_ROWS.start, TASK_ROWS.end);
         let least = if threads == 1 {
             1
         } else {
@@ -111,7 +105,7 @@ impl Grid {
         } else {
             (2 * threads).div_ceil(by_rows)
         };
-        let panels = weights.panels;
+        let panels = weights.layout.panels;
         Self {
             rows,
             rows_per_task,
@@ -163,18 +157,14 @@ struct Task<'a> {
 impl Task<'_> {
     fn run(&self, panels: Range<usize>, scratch: &mut Scratch) {
         let (weights, tile) = (self.weights, self.weights.tile);
-        let (k, mr) = (weights.k, tile.mr);
+        let (k, mr) = (weights.layout.k, tile.mr);
         let padded_rows = self.rows.next_multiple_of(mr);
         let lhs = scratch.lhs.scratch(padded_rows * k);
         let x = self.x.chunks_exact(weights.inputs);
-        let format = LhsFormat {
-            lhs_type: weights.lhs_type,
-            mean_shift: &weights.mean_shift,
-        };
-        let params = scratch.packer.pack(x, format, mr, lhs);
+        let params = scratch.packer.pack(x, weights.lhs_format(), mr, lhs);
         let tiles = padded_rows / mr;
         let tile_len = mr * tile.nr;
-        let blocks = weights.blocks();
+        let blocks = weights.layout.blocks();
         let last = blocks.len() - 1;
         // Sums are kept from block to block; where there is one alone, the same tile serves all.
         let (at_once, kept) = match last {
@@ -192,15 +182,15 @@ impl Task<'_> {
                         let lhs = &lhs[steps.start * mr..steps.end * mr];
                         tile.run((lhs, mr), rhs, sums, n > 0);
                         if n == last {
-                            simd::run(Epilogue {
+                            let epilogue = Epilogue {
                                 weights,
-                                activation: self.activation,
                                 panel,
                                 first_row: self.first_row + i * mr,
                                 sums,
                                 params: &params[i * mr..self.rows.min((i + 1) * mr)],
                                 out: self.out,
-                            });
+                            };
+                            epilogue.run(self.activation);
                         }
                     }
                 }

@@ -1,4 +1,4 @@
-//! What this machine could do at most: the yardstick for everything else.
+//! The most that this machine could compute, as the yardstick for everything else.
 
 use std::time::{Duration, Instant};
 

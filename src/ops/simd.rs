@@ -1,15 +1,36 @@
 //! Vector building blocks: plain loops that the compiler turns into the widest vectors the
 //! processor has.
 //!
-//! Kernels are structs that implement [`pulp::WithSimd`], whose body is inlined into one copy per
-//! instruction set; [`run`] picks the copy at run time, the portable one where nothing better is
-//! there. No `unsafe` is needed.
+//! A kernel is a closure for [`vectorize`], or a struct that implements [`pulp::WithSimd`] where it
+//! names vectors. Its body is inlined into one copy per instruction set, which is why every
+//! function and closure in it says `#[inline(always)]`: one that is called instead has no vector
+//! instructions. The copy is picked at run time, the portable one where nothing better is there.
+//! No `unsafe` is needed.
 
-use pulp::{Arch, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
 /// Runs `kernel` with the best instruction set of this processor.
 pub(super) fn run<K: WithSimd>(kernel: K) -> K::Output {
     Arch::new().dispatch(kernel)
+}
+
+/// Runs a closure, which says `#[inline(always)]`, with the best instruction set of this processor.
+///
+/// It may be called more than once, as far as its type goes: a closure that is passed as `FnOnce`
+/// is called through a function of the compiler's, which is not always inlined.
+pub(crate) fn vectorize(kernel: impl FnMut()) {
+    run(Loops(kernel));
+}
+
+struct Loops<F>(F);
+
+impl<F: FnMut()> WithSimd for Loops<F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, _: S) {
+        (self.0)();
+    }
 }
 
 const LANES: usize = 16;

@@ -1,7 +1,5 @@
 //! The softmax of attention, queries side by side.
 
-use pulp::{Simd, WithSimd};
-
 use super::{matmul::tile::LaneType, simd};
 
 /// Queries that are computed side by side.
@@ -11,74 +9,74 @@ const LANES: usize = 16;
 /// adds them up per query. The division by that sum is left to the end. The number of queries is a
 /// multiple of 16. For bf16 the result is packed in pairs: row `i` of the first `n` holds the keys
 /// `i` and `i + n`.
-pub(super) fn softmax(scores: &mut [u32], sums: &mut [f32], scale: f32, lane_type: LaneType) {
-    simd::run(Softmax {
-        scores,
-        sums,
-        scale,
-        lane_type,
-    });
+pub(crate) fn softmax(scores: &mut [u32], sums: &mut [f32], scale: f32, lane_type: LaneType) {
+    simd::vectorize(
+        #[inline(always)]
+        move || {
+            let across = sums.len() / LANES;
+            let (scores, _) = scores.as_chunks_mut::<LANES>();
+            for (first, sums) in sums.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+                column(&mut scores[first..], across, sums, scale, lane_type);
+            }
+        },
+    );
 }
 
-struct Softmax<'a> {
-    /// `[key][query]`, bits of f32.
-    scores: &'a mut [u32],
-    sums: &'a mut [f32],
+/// The softmax of 16 queries, whose scores are `across` vectors apart.
+#[inline(always)]
+fn column(
+    scores: &mut [[u32; LANES]],
+    across: usize,
+    sums: &mut [f32; LANES],
     scale: f32,
     lane_type: LaneType,
-}
-
-impl WithSimd for Softmax<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let across = self.sums.len() / LANES;
-        let (scores, _) = self.scores.as_chunks_mut::<LANES>();
-        let (sums, _) = self.sums.as_chunks_mut::<LANES>();
-        let (keys, steps) = (
-            scores.len() / across,
-            (scores.len() / across).div_ceil(self.lane_type.packing_factor()),
-        );
-        for (first, sums) in sums.iter_mut().enumerate() {
-            let mut largest = [f32::NEG_INFINITY; LANES];
-            for scores in scores.iter().skip(first).step_by(across) {
-                for i in 0..LANES {
-                    let score = f32::from_bits(scores[i]);
-                    // NaN is passed over: it comes out in the sum.
-                    largest[i] = if score > largest[i] {
-                        score
-                    } else {
-                        largest[i]
-                    };
-                }
-            }
-            *sums = [0.0; LANES];
-            let mut exponentials = |scores: &[u32; LANES]| {
-                let mut all = [0.0; LANES];
-                for i in 0..LANES {
-                    all[i] =
-                        simd::exp_negative((f32::from_bits(scores[i]) - largest[i]) * self.scale);
-                    sums[i] += all[i];
-                }
-                all
+) {
+    let keys = scores.len().div_ceil(across);
+    let steps = keys.div_ceil(lane_type.packing_factor());
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    for scores in scores.iter().step_by(across) {
+        for i in 0..LANES {
+            let score = f32::from_bits(scores[i]);
+            // NaN is passed over: it comes out in the sum.
+            largest[i] = if score > largest[i] {
+                score
+            } else {
+                largest[i]
             };
-            for step in 0..steps {
-                let place = step * across + first;
-                let low = exponentials(&scores[place]);
-                scores[place] = match self.lane_type {
-                    LaneType::Bf16 if step + steps < keys => {
-                        let high = exponentials(&scores[place + steps * across]);
-                        std::array::from_fn(|i| {
-                            round_to_bf16(low[i]) >> 16 | round_to_bf16(high[i]) & 0xffff_0000
-                        })
-                    }
-                    LaneType::Bf16 => low.map(|low| round_to_bf16(low) >> 16),
-                    _ => low.map(f32::to_bits),
-                };
-            }
         }
     }
+    *sums = [0.0; LANES];
+    for step in 0..steps {
+        let place = step * across;
+        let low = exponentials(&scores[place], &largest, scale, sums);
+        scores[place] = match lane_type {
+            LaneType::Bf16 if step + steps < keys => {
+                let other = place + steps * across;
+                let high = exponentials(&scores[other], &largest, scale, sums);
+                std::array::from_fn(|i| {
+                    round_to_bf16(low[i]) >> 16 | round_to_bf16(high[i]) & 0xffff_0000
+                })
+            }
+            LaneType::Bf16 => low.map(|low| round_to_bf16(low) >> 16),
+            _ => low.map(f32::to_bits),
+        };
+    }
+}
+
+/// `e^(scale · (score - largest))`, which is added to the sums.
+#[inline(always)]
+fn exponentials(
+    scores: &[u32; LANES],
+    largest: &[f32; LANES],
+    scale: f32,
+    sums: &mut [f32; LANES],
+) -> [f32; LANES] {
+    let mut all = [0.0; LANES];
+    for i in 0..LANES {
+        all[i] = simd::exp_negative((f32::from_bits(scores[i]) - largest[i]) * scale);
+        sums[i] += all[i];
+    }
+    all
 }
 
 /// The nearest bf16 in the upper half; what lies between two is rounded up. It is meant for

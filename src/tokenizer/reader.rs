@@ -151,7 +151,7 @@ struct Reading<'a> {
     reader: &'a Reader,
     text: &'a str,
     clusters: Clusters<'a>,
-    /// Where to look next for each added token.
+    /// The place at which to look next for each added token.
     next_added: Vec<NextAdded>,
     /// The normal form of a cluster.
     normal: String,
@@ -169,9 +169,9 @@ struct Reading<'a> {
 /// An added token's next place.
 #[derive(Clone, Default)]
 struct NextAdded {
-    /// It does not start before this.
+    /// The token does not start before this place.
     clear: usize,
-    /// It starts there.
+    /// Whether the token starts at that place.
     is_found: bool,
 }
 

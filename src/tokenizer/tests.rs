@@ -87,7 +87,7 @@ fn ours(tokenizer: &PairTokenizer, text: &str, extent: Extent) -> Tokens {
     tokenizer.encode(text, extent, &|| true).unwrap().unwrap()
 }
 
-/// Both ends of a text, to several extents, are those of the whole text.
+/// Checks that both ends of a text, read to several extents, are those of the whole text.
 fn check(tokenizer: &PairTokenizer, text: &str) {
     let want = theirs(tokenizer, text);
     for tokens in [

@@ -67,7 +67,7 @@ impl Words {
     }
 }
 
-/// Only spreads the words; the maps have a hash of their own.
+/// The shard of a word. This hash only spreads the words; the maps have one of their own.
 fn shard_of(word: &str) -> usize {
     let bytes = word.bytes().map(usize::from);
     bytes.fold(0, |sum: usize, byte| {

@@ -262,7 +262,12 @@ fn too_little_memory_for_a_batch_halves_it() {
 fn a_launch_that_fails_fails_its_batch_only() {
     let Some(folder) = emulated() else { return };
     // The first batch is the warm-up pair.
-    let server = Server::start(&with_gpu(&folder, &[("EMULATED_GPU_FAIL_LAUNCH", "90")]));
+    let options = [
+        ("EMULATED_GPU_FAIL_LAUNCH", "90"),
+        // Equal requests are computed each time.
+        ("RERANKER_CACHE_MB", "0"),
+    ];
+    let server = Server::start(&with_gpu(&folder, &options));
     let statuses: Vec<u16> = (0..8)
         .map(|_| server.post("/v1/rerank", &request(2).to_string()).status)
         .collect();
@@ -294,9 +299,8 @@ fn two_gpus_share_the_queue() {
     );
 }
 
-#[test]
-fn a_batch_beyond_the_range_of_f16_is_computed_again() {
-    let Some(folder) = emulated() else { return };
+/// The demo model with activations beyond the range of f16.
+fn overflowing() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let made = Command::new("python3")
         .arg("tests/tools/overflowing.py")
@@ -304,12 +308,38 @@ fn a_batch_beyond_the_range_of_f16_is_computed_again() {
         .output()
         .unwrap();
     assert!(made.status.success(), "{made:?}");
+    dir
+}
+
+#[test]
+fn a_batch_beyond_the_range_of_f16_is_computed_again() {
+    let Some(folder) = emulated() else { return };
+    let dir = overflowing();
     let model = [("RERANKER_MODEL", dir.path().to_str().unwrap())];
     let cpu = logits(&Server::start(&[("DEVICE", "cpu"), model[0]]), &request(8));
     let server = Server::start(&with_gpu(&folder, &model));
     assert_near(&logits(&server, &request(8)), &cpu);
     assert!(metric(&server, "reranker_redone_batches_total") > 0.0);
     assert!(metric(&server, "reranker_non_finite_scores_total") < 0.5);
+}
+
+#[test]
+fn too_little_memory_to_compute_a_batch_again_halves_it() {
+    let Some(folder) = emulated() else { return };
+    let dir = overflowing();
+    let model = ("RERANKER_MODEL", dir.path().to_str().unwrap());
+    let cpu = logits(&Server::start(&[("DEVICE", "cpu"), model]), &request(8));
+    // Activations in f16 for so many tokens leave 5 MB, and those of a batch in f32 take 7.
+    let options = [
+        model,
+        ("EMULATED_GPU_MEMORY", "44e6"),
+        ("RERANKER_MAX_BATCH_TOKENS", "3456"),
+    ];
+    let server = Server::start_loading(&with_gpu(&folder, &options));
+    // The batches that are measured at the start are computed again, too.
+    server.wait_for_log("from now on such batches are halved");
+    server.wait_for_log("ready");
+    assert_near(&logits(&server, &request(8)), &cpu);
 }
 
 #[test]

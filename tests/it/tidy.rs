@@ -9,7 +9,7 @@ use std::{
 const ONLY_IN: [(&[&str], &[&str]); 9] = [
     (
         &["candle_core", "candle_nn", "candle_transformers"],
-        &["model/candle.rs"],
+        &["model/candle.rs", "model/weights.rs"],
     ),
     (&["axum::"], &["http"]),
     (

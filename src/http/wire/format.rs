@@ -52,7 +52,7 @@ type Parse = fn(&RawValue, &Members<'_>, Violations) -> Result<Box<dyn Body>, Re
 pub(crate) struct Format {
     /// The name in metrics.
     pub(super) name: &'static str,
-    /// Whose clients speak it.
+    /// The family of clients that speaks this format.
     pub(super) family: Family,
     /// Reads a body, given as a whole and by its members.
     pub(super) parse: Parse,

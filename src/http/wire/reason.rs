@@ -54,7 +54,7 @@ impl Reason {
         }
     }
 
-    /// The same for a person.
+    /// The reason as a sentence for a person.
     pub(crate) fn sentence(&self) -> String {
         match self {
             Self::Invalid(violations) => sentences(violations),

@@ -249,9 +249,9 @@ impl Body for Request {
 /// How a document is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Echo {
-    /// As an object with a `text`: everyone but Infinity.
+    /// An object with a `text`, as every client but Infinity's expects.
     Object,
-    /// As a string: Infinity's clients read nothing else.
+    /// A string, because Infinity's clients read nothing else.
     Text,
 }
 
@@ -351,7 +351,7 @@ impl<'a> Response<'a> {
 }
 
 impl Response<'_> {
-    /// The same with `list` for its kind, as Voyage has it.
+    /// Sets the field `object` to `list`, as Voyage has it.
     pub(super) fn into_list(self) -> Self {
         Self {
             object: "list",

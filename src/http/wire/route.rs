@@ -23,7 +23,7 @@ pub(crate) enum Route {
     Predict,
 }
 
-/// Whose clients will read an error.
+/// A family of clients, which read the same form of error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
     /// `RAGFab`.
@@ -37,7 +37,7 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    /// For metrics, where no request was read.
+    /// The name of the family in metrics, where no request was read.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ragfab => "ragfab",
@@ -49,7 +49,7 @@ impl Family {
 }
 
 impl Route {
-    /// Who asks here, as far as the path tells.
+    /// The family of clients that asks here, as far as the path tells.
     pub(crate) fn family(self) -> Family {
         match self {
             Self::Any => Family::Unknown,

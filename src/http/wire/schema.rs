@@ -57,7 +57,7 @@ pub(crate) fn natural() -> RefOr<Schema> {
         .into()
 }
 
-/// The same, or -1.
+/// A number of tokens, or -1.
 pub(crate) fn tokens() -> RefOr<Schema> {
     AnyOfBuilder::new()
         .item(
@@ -71,7 +71,7 @@ pub(crate) fn tokens() -> RefOr<Schema> {
         .into()
 }
 
-/// The same, but not so few that they leave no room for text.
+/// A number of tokens that leaves room for text.
 pub(crate) fn prompt_tokens() -> RefOr<Schema> {
     let no_limit = ObjectBuilder::new()
         .schema_type(Type::Integer)
@@ -112,7 +112,7 @@ pub(crate) fn passage() -> RefOr<Schema> {
     text_or_object(Object::with_type(Type::String))
 }
 
-/// The same, not blank.
+/// A text that is not blank.
 pub(crate) fn query() -> RefOr<Schema> {
     text_or_object(string(NOT_BLANK))
 }
@@ -231,7 +231,7 @@ pub(crate) fn passages() -> RefOr<Schema> {
     AnyOfBuilder::new().item(list).item(passage()).into()
 }
 
-/// The same, where a null in the list is an empty text.
+/// A list of texts, in which a null is an empty text.
 pub(crate) fn documents() -> RefOr<Schema> {
     let item = AnyOfBuilder::new().item(passage()).item(null());
     let list = ArrayBuilder::new().items(item).min_items(Some(1));
@@ -266,7 +266,7 @@ fn ragfab_document() -> RefOr<Schema> {
         .into()
 }
 
-/// The same in an answer.
+/// A document of RAGFab's format in an answer.
 pub(crate) fn ragfab_ranked() -> RefOr<Schema> {
     let score = ObjectBuilder::new()
         .schema_type(Type::Number)

@@ -25,9 +25,9 @@ pub(crate) struct Violation {
 /// One step of a path: a field of an object or an item of a list.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Step {
-    /// By its name.
+    /// The name of a field.
     Field(&'static str),
-    /// By its position, from 0.
+    /// The position in a list, from 0.
     Index(usize),
 }
 
@@ -56,7 +56,7 @@ impl Violation {
         entry
     }
 
-    /// The same for a person: `documents.0: Input should be a valid string`.
+    /// The violation as a sentence for a person: `documents.0: Input should be a valid string`.
     pub(crate) fn sentence(&self) -> String {
         if matches!(self.problem, Problem::NotSentAsJson) {
             return "the body was not sent as JSON; set the header `Content-Type: application/json`"

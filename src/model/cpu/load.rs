@@ -1,4 +1,4 @@
-//! From a checkpoint to packed weights.
+//! Loads a checkpoint into packed weights.
 
 use anyhow::{Result, bail};
 use half::{f16, slice::HalfFloatSliceExt as _};
@@ -37,43 +37,35 @@ pub(super) struct CpuLoader<'a> {
 impl WeightLoader<CpuWeights> for CpuLoader<'_> {
     fn embeddings(&self, spec: EmbeddingsSpec<'_>) -> Result<Embeddings> {
         let shape = [spec.vocabulary, spec.norm.width];
-        let tokens = match self.precision {
-            Precision::F32 => EmbeddingTable::F32(self.weights.read_as(
-                spec.tokens,
-                &shape,
-                |numbers, out: &mut [f32]| {
-                    out.copy_from_slice(numbers);
-                },
-            )?),
-            Precision::F16 | Precision::Bf16 | Precision::Int8 => EmbeddingTable::F16(
-                self.weights
-                    .read_as(spec.tokens, &shape, |numbers, out: &mut [f16]| {
-                        out.convert_from_f32_slice(numbers);
-                    })?,
-            ),
-        };
+        let (weights, name) = (self.weights, spec.tokens);
         Ok(Embeddings {
-            tokens,
+            tokens: match self.precision {
+                Precision::F32 => {
+                    EmbeddingTable::F32(weights.read_as(name, &shape, <[f32]>::copy_from_slice)?)
+                }
+                _ => EmbeddingTable::F16(weights.read_as(
+                    name,
+                    &shape,
+                    <[f16]>::convert_from_f32_slice,
+                )?),
+            },
             norm: self.norm(&spec.norm)?,
             positions: spec.positions,
         })
     }
 
     fn linear(&self, spec: &LinearSpec<'_>) -> Result<PackedWeights> {
-        let (mut weight, mut bias) = (Vec::new(), Vec::new());
-        weight.reserve_exact(spec.names.len() * spec.outputs * spec.inputs);
-        for name in spec.names {
-            let shape = [spec.outputs, spec.inputs];
-            self.weights
-                .append(&format!("{name}.weight"), &shape, &mut weight)?;
-            self.weights
-                .append(&format!("{name}.bias"), &shape[..1], &mut bias)?;
-        }
+        let shape = [spec.outputs, spec.inputs];
+        let weight = self.weights.read(&spec.tensors("weight"), &shape)?;
+        let bias = self.weights.read(&spec.tensors("bias"), &shape[..1])?;
         if self.precision == Precision::F16 {
             check_f16(&weight, spec.names)?;
         }
         let mean_shift = match spec.norm_before {
-            Some(norm) => self.weights.read(&format!("{norm}.bias"), &[spec.inputs])?,
+            Some(norm) => {
+                let shift = format!("{norm}.bias");
+                self.weights.read(&[shift], &[spec.inputs])?
+            }
             None => Vec::new(),
         };
         Ok(PackedWeights::new(
@@ -91,7 +83,7 @@ impl WeightLoader<CpuWeights> for CpuLoader<'_> {
         })
     }
 
-    /// In f32 whatever the precision: it is read once per sequence.
+    /// The head is in f32 whatever the precision, because it is read only once per sequence.
     fn head(&self, spec: HeadSpec<'_>) -> Result<CpuHead> {
         let exact = Self {
             precision: Precision::F32,

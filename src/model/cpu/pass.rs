@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::load::{CpuHead, CpuWeights};
 use crate::{
     model::{
-        backend::{ForwardPass, Queries, Rows},
+        backend::{ForwardPass, Rows},
         inputs::Inputs,
     },
     ops::{
@@ -37,14 +37,10 @@ impl ForwardPass<CpuWeights> for CpuPass<'_> {
     type Buffer = CpuBuffer;
 
     fn embed(&mut self, embeddings: &Embeddings, out: &mut CpuBuffer) -> Result<()> {
-        let Inputs {
-            token_ids,
-            position_ids,
-            ..
-        } = self.inputs;
-        let out = out.scratch(token_ids.len() * embeddings.norm.width());
+        let inputs = self.inputs;
+        let out = out.scratch(inputs.tokens() * embeddings.norm.width());
         self.clock.time(Operation::Norm, || {
-            embeddings.forward(token_ids, position_ids, out);
+            embeddings.forward(inputs.token_ids, &inputs.position_ids, out);
         });
         Ok(())
     }
@@ -57,10 +53,8 @@ impl ForwardPass<CpuWeights> for CpuPass<'_> {
         out: &mut CpuBuffer,
     ) -> Result<()> {
         let rows = self.count(rows);
-        let (x, out) = (
-            &x[..rows * linear.inputs],
-            out.scratch(rows * linear.outputs),
-        );
+        let x = &x[..rows * linear.inputs];
+        let out = out.scratch(rows * linear.outputs);
         self.clock.time(Operation::Projection, || {
             ops::multiply(x, linear, activation, out);
         });
@@ -76,13 +70,9 @@ impl ForwardPass<CpuWeights> for CpuPass<'_> {
     ) -> Result<()> {
         let rows = self.count(rows);
         let product = self.product.scratch(rows * linear.outputs);
+        let x = &x[..rows * linear.inputs];
         self.clock.time(Operation::Projection, || {
-            ops::multiply(
-                &x[..rows * linear.inputs],
-                linear,
-                Activation::None,
-                product,
-            );
+            ops::multiply(x, linear, Activation::None, product);
         });
         self.clock.time(Operation::Norm, || {
             ops::add_norm(&mut residual[..product.len()], product, norm);
@@ -92,36 +82,28 @@ impl ForwardPass<CpuWeights> for CpuPass<'_> {
 
     fn attention(
         &mut self,
-        queries: Queries<'_, CpuBuffer>,
+        (queries, rows): (&CpuBuffer, Rows),
+        keys_values: &CpuBuffer,
         heads: Heads,
         out: &mut CpuBuffer,
     ) -> Result<()> {
-        let (width, sequences) = (heads.width(), self.inputs.sequences());
-        let ones: Vec<usize>;
-        let cu_seqlens = self.inputs.cu_seqlens;
-        let packed = |data, stride, cu_seqlens| PackedRows {
-            data,
+        let (width, cu_seqlens) = (heads.width(), self.inputs.cu_seqlens);
+        let ones: Vec<usize> = (0..cu_seqlens.len()).collect();
+        let (stride, query_seqlens, before_keys) = match rows {
+            Rows::Tokens => (3 * width, cu_seqlens, width),
+            Rows::Sequences => (width, &*ones, 0),
+        };
+        let queries = PackedRows {
+            data: queries,
             stride,
+            cu_seqlens: query_seqlens,
+        };
+        let keys_values = PackedRows {
+            data: &keys_values[before_keys..],
+            stride: before_keys + 2 * width,
             cu_seqlens,
         };
-        let (queries, keys_values) = match queries {
-            Queries::Tokens { qkv } => (
-                packed(qkv, 3 * width, cu_seqlens),
-                packed(&qkv[width..], 3 * width, cu_seqlens),
-            ),
-            Queries::Sequences {
-                queries,
-                keys_values,
-            } => {
-                ones = (0..=sequences).collect();
-                (
-                    packed(queries, width, &ones),
-                    packed(keys_values, 2 * width, cu_seqlens),
-                )
-            }
-        };
-        let rows = queries.cu_seqlens[sequences];
-        let out = out.scratch(rows * width);
+        let out = out.scratch(self.count(rows) * width);
         self.clock.time(Operation::Attention, || {
             ops::attention(queries, keys_values, heads, self.precision, out)
         })
@@ -137,9 +119,10 @@ impl ForwardPass<CpuWeights> for CpuPass<'_> {
 
     fn head(&mut self, head: &CpuHead, x: &CpuBuffer) -> Result<Vec<f32>> {
         let (rows, dense) = (self.inputs.sequences(), &head.dense);
+        let x = &x[..rows * dense.inputs];
         let features = self.product.scratch(rows * dense.outputs);
         self.clock.time(Operation::Projection, || {
-            ops::multiply(&x[..rows * dense.inputs], dense, Activation::None, features);
+            ops::multiply(x, dense, Activation::None, features);
         });
         Ok(ops::logits(features, &head.output, head.output_bias))
     }

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use half::f16;
 use tracing::{info, warn};
 
@@ -56,15 +56,12 @@ struct Workspace<T> {
 
 impl CrossEncoder for GpuEncoder {
     fn predict(&self, batch: &Batch) -> Result<Vec<f32>> {
-        let logits = match self.width {
-            FloatWidth::Half => self.compute(batch, &self.half)?,
-            FloatWidth::Full => return self.compute(batch, &self.full),
-        };
-        if logits.iter().all(|logit| logit.is_finite()) {
+        let logits = self.compute_first(batch, None)?;
+        if self.width == FloatWidth::Full || logits.iter().all(|logit| logit.is_finite()) {
             return Ok(logits);
         }
         self.redone.set(self.redone.get() + 1);
-        self.compute(batch, &self.full)
+        self.compute(batch, &self.full, None)
     }
 
     fn padding(&self, batch: &Batch) -> usize {
@@ -179,24 +176,9 @@ impl GpuEncoder {
 
     /// The events of the launches of one batch.
     pub(super) fn trace(&self, batch: &Batch) -> Result<Trace> {
-        match self.width {
-            FloatWidth::Half => self.trace_in(batch, &self.half),
-            FloatWidth::Full => self.trace_in(batch, &self.full),
-        }
-    }
-
-    fn trace_in<T: Operand>(
-        &self,
-        batch: &Batch,
-        workspace: &RefCell<Workspace<T>>,
-    ) -> Result<Trace> {
         self.predict(batch)?; // finds memory and algorithms
         let mut trace = Trace::new();
-        let meta = BatchMeta::new(&Inputs::new(batch, &self.config)?);
-        let mut workspace = workspace.borrow_mut();
-        let buffers = workspace.buffers.as_mut();
-        let buffers = buffers.context("a batch has just been computed")?;
-        pass::forward(&self.gpu, &self.network, &meta, buffers, Some(&mut trace))?;
+        self.compute_first(batch, Some(&mut trace))?;
         Ok(trace)
     }
 
@@ -228,29 +210,40 @@ impl GpuEncoder {
         }
     }
 
+    /// The logits of a batch in the type that most batches are computed in.
+    fn compute_first(&self, batch: &Batch, trace: Option<&mut Trace>) -> Result<Vec<f32>> {
+        match self.width {
+            FloatWidth::Half => self.compute(batch, &self.half, trace),
+            FloatWidth::Full => self.compute(batch, &self.full, trace),
+        }
+    }
+
     /// The logits of a batch, in halves if there is no memory for all of it at once; that is
     /// remembered.
     fn compute<T: Operand>(
         &self,
         batch: &Batch,
         workspace: &RefCell<Workspace<T>>,
+        mut trace: Option<&mut Trace>,
     ) -> Result<Vec<f32>> {
         let tokens = batch.input_ids.len();
         let most = workspace.borrow().most;
         if tokens > most && batch.len() > 1 {
             let (first, second) = batch.halves();
-            let mut logits = self.compute(&first, workspace)?;
-            logits.extend(self.compute(&second, workspace)?);
+            let mut logits = self.compute(&first, workspace, trace.as_deref_mut())?;
+            logits.extend(self.compute(&second, workspace, trace)?);
             return Ok(logits);
         }
-        match self.forward(batch, &mut workspace.borrow_mut().buffers) {
+        let most_recent = trace.as_deref_mut();
+        let logits = self.forward(batch, &mut workspace.borrow_mut().buffers, most_recent);
+        match logits {
             Err(error) if cuda::is_out_of_memory(&error) && batch.len() > 1 => {
                 warn!(
                     tokens,
                     "out of GPU memory; from now on such batches are halved"
                 );
                 workspace.borrow_mut().most = tokens / 2;
-                self.compute(batch, workspace)
+                self.compute(batch, workspace, trace)
             }
             result => result,
         }
@@ -260,6 +253,7 @@ impl GpuEncoder {
         &self,
         batch: &Batch,
         buffers: &mut Option<CudaBuffers<T>>,
+        trace: Option<&mut Trace>,
     ) -> Result<Vec<f32>> {
         let meta = BatchMeta::new(&Inputs::new(batch, &self.config)?);
         if !buffers.as_ref().is_some_and(|buffers| buffers.hold(&meta)) {
@@ -268,7 +262,7 @@ impl GpuEncoder {
             *buffers = Some(CudaBuffers::new(&self.gpu, &self.config, tokens)?);
         }
         let buffers = buffers.as_mut().expect("they have just been made");
-        let done = pass::forward(&self.gpu, &self.network, &meta, buffers, None);
+        let done = pass::forward(&self.gpu, &self.network, &meta, buffers, trace);
         if done.is_err() {
             // What is under way still reads the pinned memory, which the next batch will write.
             let _ = self.gpu.stream.wait();

@@ -73,36 +73,26 @@ pub(super) fn examine(
             memory_used_bytes: info.memory_bytes - encoder.gpu.stream.free_memory()?,
         },
     };
-    let passed = examination.passed;
-    Ok((serde_json::to_value(examination)?, passed))
+    Ok((serde_json::to_value(&examination)?, examination.passed))
 }
 
 fn layers(encoder: &GpuEncoder, tokens: usize) -> Result<Layers> {
     let batch = encoder.sample(tokens);
-    let steps = encoder
-        .trace(&batch)?
-        .windows(2)
-        .map(|events| {
-            let (first, second) = (&events[0].1, &events[1].1);
-            Ok((events[1].0, cuda::seconds_between(first, second)?))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    Ok(Layers {
-        tokens: batch.input_ids.len(),
-        sequences: batch.len(),
-        ..summary(&steps)
-    })
+    let trace = encoder.trace(&batch)?;
+    let steps = trace.windows(2).map(|events| {
+        let (first, second) = (&events[0].1, &events[1].1);
+        Ok((events[1].0, cuda::seconds_between(first, second)?))
+    });
+    let steps = steps.collect::<Result<Vec<_>>>()?;
+    Ok(summary((batch.input_ids.len(), batch.len()), &steps))
 }
 
 /// Sums of steps, which are in their order. A layer begins with the projection to queries, keys and
 /// values; the last one is another kind.
-fn summary(steps: &[(&'static str, f64)]) -> Layers {
+fn summary((tokens, sequences): (usize, usize), steps: &[(&'static str, f64)]) -> Layers {
     let layers = steps.iter().filter(|step| step.0 == "qkv").count();
-    let first = steps.iter().position(|step| step.0 == "qkv").unwrap_or(0);
-    let last = steps
-        .iter()
-        .position(|step| step.0 == "<s> rows")
-        .unwrap_or(0);
+    let position = |name| steps.iter().position(|step| step.0 == name).unwrap_or(0);
+    let (first, last) = (position("qkv"), position("<s> rows"));
     let whole = &steps[first..last.max(first)];
     let mut parts: Vec<Part> = Vec::new();
     for &(name, seconds) in steps {
@@ -119,8 +109,8 @@ fn summary(steps: &[(&'static str, f64)]) -> Layers {
         }
     }
     Layers {
-        tokens: 0,
-        sequences: 0,
+        tokens,
+        sequences,
         launches_per_layer: whole.len().checked_div(layers).unwrap_or(0),
         layer_seconds: whole.iter().map(|step| step.1).sum::<f64>() / layers.max(1) as f64,
         batch_seconds: steps.iter().map(|step| step.1).sum(),
@@ -143,7 +133,7 @@ mod tests {
             ("<s> rows", 0.5),
             ("up", 0.25),
         ];
-        let layers = summary(&steps);
+        let layers = summary((0, 0), &steps);
         assert_eq!((layers.launches_per_layer, layers.layer_seconds), (2, 7.0));
         assert!((layers.batch_seconds - 15.75).abs() < 1e-9);
         let up = Part {

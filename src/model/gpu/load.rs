@@ -1,4 +1,4 @@
-//! From a checkpoint to weights on the GPU: read in pieces, converted where they will be used.
+//! Loads a checkpoint onto the GPU: weights are read in pieces and converted on the GPU.
 
 use std::cell::RefCell;
 
@@ -58,46 +58,27 @@ impl<'a> CudaLoader<'a> {
 
     /// Tensors of the same shape, one after the other.
     fn weight(&self, names: &[String], shape: [usize; 2]) -> Result<Weight> {
+        let (stream, kernels) = (&self.gpu.stream, &self.gpu.kernels);
+        let staging = &mut *self.staging.borrow_mut();
+        let (staged, lost) = (&mut staging.piece, &mut staging.lost);
         let count = names.len() * shape[0] * shape[1];
-        match self.width {
-            FloatWidth::Full => self.full(names, shape, count).map(Weight::Full),
-            FloatWidth::Half => self.half(names, shape, count).map(Weight::Half),
-        }
-    }
-
-    fn full(&self, names: &[String], shape: [usize; 2], count: usize) -> Result<Buffer<f32>> {
-        let stream = &self.gpu.stream;
-        let mut all = stream.alloc(count)?;
-        let mut start = 0;
+        let mut all = match self.width {
+            FloatWidth::Full => Weight::Full(stream.alloc(count)?),
+            FloatWidth::Half => Weight::Half(stream.alloc(count)?),
+        };
+        let mut end = 0;
         for name in names {
             self.weights.for_each_piece(name, &shape, PIECE, |piece| {
-                let end = start + piece.len();
-                stream.write(piece, &mut all.slice_mut(start..end))?;
-                start = end;
-                Ok(())
-            })?;
-        }
-        Ok(all)
-    }
-
-    fn half(&self, names: &[String], shape: [usize; 2], count: usize) -> Result<Buffer<f16>> {
-        let Gpu {
-            stream, kernels, ..
-        } = self.gpu;
-        let Staging {
-            piece: staged,
-            lost,
-        } = &mut *self.staging.borrow_mut();
-        let mut all = stream.alloc(count)?;
-        let mut start = 0;
-        for name in names {
-            self.weights.for_each_piece(name, &shape, PIECE, |piece| {
-                let end = start + piece.len();
-                stream.write(piece, &mut staged.slice_mut(..piece.len()))?;
-                let from = staged.slice(..piece.len());
-                kernels.narrow(&from, &mut all.slice_mut(start..end), lost)?;
-                start = end;
-                Ok(())
+                let place = end..end + piece.len();
+                end = place.end;
+                match &mut all {
+                    Weight::Full(all) => stream.write(piece, &mut all.slice_mut(place)),
+                    Weight::Half(all) => {
+                        stream.write(piece, &mut staged.slice_mut(..piece.len()))?;
+                        let staged = staged.slice(..piece.len());
+                        kernels.narrow(&staged, &mut all.slice_mut(place), lost)
+                    }
+                }
             })?;
             ensure!(
                 stream.download(lost)?[0] == 0,
@@ -120,17 +101,12 @@ impl WeightLoader<CudaWeights> for CudaLoader<'_> {
     }
 
     fn linear(&self, spec: &LinearSpec<'_>) -> Result<CudaLinear> {
-        let mut bias = Vec::new();
-        for name in spec.names {
-            self.weights
-                .append(&format!("{name}.bias"), &[spec.outputs], &mut bias)?;
-        }
+        let bias = self.weights.read(&spec.tensors("bias"), &[spec.outputs])?;
         let halves: Vec<f16> = bias.iter().map(|&x| f16::from_f32(x)).collect();
-        let weights = spec.names.iter().map(|name| format!("{name}.weight"));
-        let weights: Vec<String> = weights.collect();
+        let shape = [spec.outputs, spec.inputs];
         Ok(CudaLinear {
             label: spec.label,
-            weight: self.weight(&weights, [spec.outputs, spec.inputs])?,
+            weight: self.weight(&spec.tensors("weight"), shape)?,
             outputs: bias.len(),
             bias: Bias {
                 half: self.gpu.stream.upload(&halves)?,

@@ -11,9 +11,9 @@ use crate::{
 /// The type of weights, and of most batches' activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FloatWidth {
-    /// f16.
+    /// Half precision, f16.
     Half,
-    /// f32.
+    /// Single precision, f32.
     Full,
 }
 
@@ -26,7 +26,7 @@ impl FloatWidth {
     }
 }
 
-/// All in one type, but for biases, which products of both types add.
+/// Weights on a GPU are all of one type, but for biases, which products of both types add.
 pub(super) struct CudaWeights;
 
 impl DeviceWeights for CudaWeights {
@@ -36,7 +36,7 @@ impl DeviceWeights for CudaWeights {
     type Head = CudaHead;
 }
 
-/// Numbers as they are kept.
+/// The numbers of a weight, in the type in which they are kept.
 pub(super) enum Weight {
     Half(Buffer<f16>),
     Full(Buffer<f32>),

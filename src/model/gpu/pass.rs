@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::{
-        backend::{ForwardPass, Queries, Rows},
+        backend::{ForwardPass, Rows},
         config::ModelConfig,
         xlm_roberta::{Buffers, XlmRoberta},
     },
@@ -100,9 +100,9 @@ pub(super) fn forward<T: Operand>(
 ) -> Result<Vec<f32>> {
     let scratch = &mut buffers.rest;
     let count = meta.numbers.len();
-    scratch.pinned_meta.as_mut_slice()?[..count].copy_from_slice(&meta.numbers);
-    gpu.stream
-        .write_pinned(&scratch.pinned_meta, count, &mut scratch.meta)?;
+    let (pinned, on_gpu) = (&mut scratch.pinned_meta, &mut scratch.meta);
+    pinned.as_mut_slice()?[..count].copy_from_slice(&meta.numbers);
+    gpu.stream.write_pinned(pinned, count, on_gpu)?;
     let mut pass = CudaPass {
         gpu,
         meta,
@@ -144,10 +144,8 @@ impl<T: Operand> CudaPass<'_, T> {
             product, widened, ..
         } = &mut *self.scratch;
         let weight = T::view(self.gpu, linear, widened)?;
-        let mut out = product.as_view_mut();
-        self.gpu
-            .matmul
-            .multiply((&x.as_view(), rows), &weight, None, &mut out)?;
+        let (matmul, mut out) = (&self.gpu.matmul, product.as_view_mut());
+        matmul.multiply((&x.as_view(), rows), &weight, None, &mut out)?;
         self.done(linear.label)
     }
 }
@@ -161,13 +159,9 @@ impl<T: Operand> ForwardPass<CudaWeights> for CudaPass<'_, T> {
             tokens: numbers.slice(self.meta.token_ids.clone()),
             positions: numbers.slice(self.meta.position_ids.clone()),
         };
-        let CudaEmbeddings {
-            tokens,
-            positions,
-            norm,
-        } = embeddings;
+        let (positions, norm) = (&embeddings.positions, &embeddings.norm);
         let (kernels, mut out) = (&self.gpu.kernels, out.as_view_mut());
-        match tokens {
+        match &embeddings.tokens {
             Weight::Half(tokens) => {
                 kernels.embed((tokens, positions), &at, &norm.norm, &mut out)?;
             }
@@ -188,9 +182,8 @@ impl<T: Operand> ForwardPass<CudaWeights> for CudaPass<'_, T> {
         let (gpu, rows) = (self.gpu, self.count(rows));
         let weight = T::view(gpu, linear, &mut self.scratch.widened)?;
         let bias = T::bias(&linear.bias).as_view();
-        let mut all = out.as_view_mut();
-        gpu.matmul
-            .multiply((&x.as_view(), rows), &weight, Some(&bias), &mut all)?;
+        let (matmul, mut all) = (&gpu.matmul, out.as_view_mut());
+        matmul.multiply((&x.as_view(), rows), &weight, Some(&bias), &mut all)?;
         self.done(linear.label)?;
         match activation {
             Activation::None => Ok(()),
@@ -222,71 +215,45 @@ impl<T: Operand> ForwardPass<CudaWeights> for CudaPass<'_, T> {
 
     fn attention(
         &mut self,
-        queries: Queries<'_, Buffer<T>>,
+        (queries, rows): (&Buffer<T>, Rows),
+        keys_values: &Buffer<T>,
         heads: Heads,
         out: &mut Buffer<T>,
     ) -> Result<()> {
-        let width = heads.width();
-        let (label, tiles, from) = match queries {
-            Queries::Tokens { qkv } => (
-                "attention",
-                &self.meta.tiles,
-                Qkv {
-                    queries: qkv.as_view(),
-                    query_stride: 3 * width,
-                    keys: qkv.slice(width..),
-                    key_stride: 3 * width,
-                },
-            ),
-            Queries::Sequences {
-                queries,
-                keys_values,
-            } => (
-                "<s> attention",
-                &self.meta.first_tiles,
-                Qkv {
-                    queries: queries.as_view(),
-                    query_stride: width,
-                    keys: keys_values.as_view(),
-                    key_stride: 2 * width,
-                },
-            ),
+        let (meta, width) = (self.meta, heads.width());
+        let (label, tiles, query_stride, before_keys) = match rows {
+            Rows::Tokens => ("attention", &meta.tiles, 3 * width, width),
+            Rows::Sequences => ("<s> attention", &meta.first_tiles, width, 0),
+        };
+        let from = Qkv {
+            queries: queries.as_view(),
+            query_stride,
+            keys: keys_values.slice(before_keys..),
+            key_stride: before_keys + 2 * width,
         };
         let tiles = self.scratch.meta.slice(tiles.clone());
-        let sizes = (heads.size, width);
-        self.gpu
-            .kernels
-            .attention(&from, &tiles, sizes, &mut out.as_view_mut())?;
+        let (kernels, sizes) = (&self.gpu.kernels, (heads.size, width));
+        kernels.attention(&from, &tiles, sizes, &mut out.as_view_mut())?;
         self.done(label)
     }
 
     fn gather_first(&mut self, x: &Buffer<T>, width: usize, out: &mut Buffer<T>) -> Result<()> {
         let rows = self.scratch.meta.slice(self.meta.first_rows.clone());
-        self.gpu
-            .kernels
-            .gather(&x.as_view(), &rows, &mut out.as_view_mut(), width)?;
+        let kernels = &self.gpu.kernels;
+        kernels.gather(&x.as_view(), &rows, &mut out.as_view_mut(), width)?;
         self.done("<s> rows")
     }
 
     fn head(&mut self, head: &CudaHead, x: &Buffer<T>) -> Result<Vec<f32>> {
-        let rows = self.meta.sequences;
+        let (gpu, rows) = (self.gpu, self.meta.sequences);
         self.product(x, rows, &head.dense)?;
-        let Scratch {
-            product, logits, ..
-        } = &mut *self.scratch;
-        let output = (&head.output, &head.output_bias);
-        let bias = &head.dense.bias.full;
-        let mut on_gpu = logits.slice_mut(..rows);
-        self.gpu
-            .kernels
-            .head(&product.as_view(), bias, output, &mut on_gpu)?;
+        let product = self.scratch.product.as_view();
+        let (bias, output) = (&head.dense.bias.full, (&head.output, &head.output_bias));
+        let mut logits = self.scratch.logits.slice_mut(..rows);
+        gpu.kernels.head(&product, bias, output, &mut logits)?;
         self.done("head")?;
-        let Scratch {
-            logits,
-            pinned_logits,
-            ..
-        } = &mut *self.scratch;
-        self.gpu.stream.read(&logits.slice(..rows), pinned_logits)?;
-        Ok(pinned_logits.as_mut_slice()?[..rows].to_vec())
+        let (logits, pinned) = (&self.scratch.logits, &mut self.scratch.pinned_logits);
+        gpu.stream.read(&logits.slice(..rows), pinned)?;
+        Ok(pinned.as_mut_slice()?[..rows].to_vec())
     }
 }

@@ -29,9 +29,9 @@ impl Progress {
 
 /// What a download reports.
 pub(super) enum Event {
-    /// It starts, or starts again: a file of so many bytes, none of them there yet.
+    /// A download of so many bytes starts, or starts again from nothing.
     Start(u64),
-    /// So many more bytes are there. Those kept from an earlier attempt come first.
+    /// So many more bytes are there. Bytes kept from an earlier attempt are the first event.
     Bytes(u64),
 }
 

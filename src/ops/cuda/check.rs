@@ -17,7 +17,7 @@ use half::f16;
 
 pub(crate) use self::comparison::Check;
 use self::{
-    attention::{attention, first_attention, overflow},
+    attention::{attention, overflow},
     products::{multiply, narrow},
     rows::{add_norm, embed, gather, gelu, gelu_of_infinity, head},
 };
@@ -41,11 +41,11 @@ pub(crate) fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
         all.push(head(gpu, rows, width)?);
     }
     for lengths in [&[1][..], &[5, 64, 17], &[65, 1, 128, 130], &[200]] {
-        for (head, heads) in [(64, 1), (64, 3), (32, 2), (80, 1)] {
-            all.push(attention::<f16>(gpu, lengths, head, heads)?);
-            all.push(attention::<f32>(gpu, lengths, head, heads)?);
+        for heads in [(1, 64), (3, 64), (2, 32), (1, 80)] {
+            all.push(attention::<f16>(gpu, lengths, heads, false)?);
+            all.push(attention::<f32>(gpu, lengths, heads, false)?);
         }
-        all.push(first_attention(gpu, lengths)?);
+        all.push(attention::<f16>(gpu, lengths, (2, 64), true)?);
     }
     for (rows, outputs, inputs) in [(1, 64, 64), (64, 256, 128), (70, 192, 64), (130, 64, 256)] {
         all.push(multiply::<f16, f16>(gpu, (rows, outputs, inputs), true)?);
@@ -62,7 +62,7 @@ pub(crate) fn checks(gpu: &Gpu) -> Result<Vec<Check>> {
 mod tests {
     use super::*;
 
-    /// Where there is no GPU this shows that, and nothing else; `tests/gpu/run` brings an emulated
+    /// Without a GPU this test shows nothing; `tests/gpu/run` brings an emulated
     /// one and asks for it.
     #[test]
     fn every_kernel_agrees_with_its_reference() {

@@ -107,7 +107,7 @@ impl Gpu {
         })
     }
 
-    /// What it is.
+    /// The description of this GPU.
     pub(crate) fn info(&self) -> &GpuInfo {
         &self.info
     }

@@ -24,7 +24,7 @@ enum Form {
     Ptx,
 }
 
-/// By `build.rs`, oldest first.
+/// The images that `build.rs` compiled, oldest first.
 const IMAGES: &[Image] = include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
 /// The oldest compute capability, times ten, that the program is built for.

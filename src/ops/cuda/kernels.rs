@@ -46,11 +46,22 @@ const NAMES: [&str; 15] = [
     "widen",
 ];
 
+/// Launches a kernel with these arguments, in its order: what it reads, writes, and sizes.
+macro_rules! launch {
+    ($kernels:expr, $name:expr, $grid:expr, $([$($argument:expr),+]),+) => {{
+        let mut launch = $kernels.stream.launch_builder($kernels.kernel($name)?);
+        $($(launch.arg($argument);)+)+
+        // SAFETY: see the top of this file.
+        unsafe { launch.launch($grid?) }?;
+        Ok(())
+    }};
+}
+
 /// Gain and shift, `[2, width]`, of a layer norm, and what is added to the variance.
 pub(crate) struct Norm {
-    /// On the GPU.
+    /// The numbers, on the GPU.
     pub parameters: Buffer<f32>,
-    /// ε.
+    /// The number that is added to the variance.
     pub eps: f32,
 }
 
@@ -108,22 +119,13 @@ impl Kernels {
             "embed: buffers too short"
         );
         let (rows_arg, width) = (int(rows)?, int(width)?);
-        let name = format!("embed_{}_{}", W::NAME, T::NAME);
-        let mut launch = self.stream.launch_builder(self.kernel(&name)?);
-        launch
-            .arg(tokens)
-            .arg(positions)
-            .arg(&at.tokens)
-            .arg(&at.positions);
-        launch
-            .arg(&norm.parameters)
-            .arg(out)
-            .arg(&rows_arg)
-            .arg(&width)
-            .arg(&norm.eps);
-        // SAFETY: see the top of this file.
-        unsafe { launch.launch(warp_a_row(rows)?) }?;
-        Ok(())
+        launch!(
+            self,
+            &format!("embed_{}_{}", W::NAME, T::NAME),
+            warp_a_row(rows),
+            [tokens, positions, &at.tokens, &at.positions],
+            [&norm.parameters, out, &rows_arg, &width, &norm.eps]
+        )
     }
 
     /// `x[i] = norm(product[i] + bias + x[i])`, for the rows of `x`.
@@ -142,14 +144,13 @@ impl Kernels {
             "add_norm: buffers of other lengths"
         );
         let (rows_arg, width) = (int(rows)?, int(width)?);
-        let mut launch = self
-            .stream
-            .launch_builder(self.kernel(&named::<T>("add_norm"))?);
-        launch.arg(product).arg(bias).arg(&norm.parameters).arg(x);
-        launch.arg(&rows_arg).arg(&width).arg(&norm.eps);
-        // SAFETY: see the top of this file.
-        unsafe { launch.launch(warp_a_row(rows)?) }?;
-        Ok(())
+        launch!(
+            self,
+            &named::<T>("add_norm"),
+            warp_a_row(rows),
+            [product, bias, &norm.parameters, x],
+            [&rows_arg, &width, &norm.eps]
+        )
     }
 
     /// The exact GELU of every number, in place. Their number is a multiple of four.
@@ -159,13 +160,7 @@ impl Kernels {
             count.is_multiple_of(4),
             "gelu: {count} numbers are no multiple of four"
         );
-        let mut launch = self
-            .stream
-            .launch_builder(self.kernel(&named::<T>("gelu"))?);
-        launch.arg(x).arg(&count);
-        // SAFETY: see the top of this file.
-        unsafe { launch.launch(grid(count.div_ceil(4).div_ceil(u64::from(THREADS)), 1)?) }?;
-        Ok(())
+        launch!(self, &named::<T>("gelu"), each(count / 4), [x, &count])
     }
 
     /// `out[i] = x[rows[i]]`, rows of `width` numbers, a multiple of four.
@@ -182,13 +177,8 @@ impl Kernels {
             "gather: out too short"
         );
         let (count_arg, width) = (int(count)?, int(width)?);
-        let mut launch = self
-            .stream
-            .launch_builder(self.kernel(&named::<T>("gather"))?);
-        launch.arg(x).arg(rows).arg(out).arg(&count_arg).arg(&width);
-        // SAFETY: see the top of this file.
-        unsafe { launch.launch(warp_a_row(count)?) }?;
-        Ok(())
+        let (name, grid) = (named::<T>("gather"), warp_a_row(count));
+        launch!(self, &name, grid, [x, rows, out, &count_arg, &width])
     }
 
     /// `logits[i] = tanh(product[i] + bias) · output + output_bias`.
@@ -205,12 +195,13 @@ impl Kernels {
             "head: product too short"
         );
         let (rows_arg, width) = (int(rows)?, int(width)?);
-        let mut launch = self.stream.launch_builder(self.kernel("head")?);
-        launch.arg(product).arg(bias).arg(output).arg(output_bias);
-        launch.arg(logits).arg(&rows_arg).arg(&width);
-        // SAFETY: see the top of this file.
-        unsafe { launch.launch(warp_a_row(rows)?) }?;
-        Ok(())
+        launch!(
+            self,
+            "head",
+            warp_a_row(rows),
+            [product, bias, output, output_bias],
+            [logits, &rows_arg, &width]
+        )
     }
 
     /// Softmax attention of packed sequences over themselves: heads of `head` numbers side by side,
@@ -227,31 +218,27 @@ impl Kernels {
             head <= LARGEST_HEAD && width.is_multiple_of(head) && tiles.len().is_multiple_of(4),
             "attention: heads of {head} in {width} numbers"
         );
-        let values = from.keys.slice(width..);
-        let strides = (int(from.query_stride)?, int(from.key_stride)?, int(width)?);
-        let size = int(head)?;
-        let on_tensor_cores = head == TENSOR_HEAD && T::NAME == f16::NAME;
-        let plain = named::<T>("attention_plain");
-        let name = if on_tensor_cores {
-            "attention_tensor"
+        let grid = grid(tiles.len() as u64 / 4, u32::try_from(width / head)?);
+        let (queries, keys, values) = (&from.queries, &from.keys, &from.keys.slice(width..));
+        let (query_stride, key_stride) = (&int(from.query_stride)?, &int(from.key_stride)?);
+        let (size, width) = (&int(head)?, &int(width)?);
+        if head == TENSOR_HEAD && T::NAME == f16::NAME {
+            launch!(
+                self,
+                "attention_tensor",
+                grid,
+                [queries, query_stride, keys, values, key_stride],
+                [tiles, out, width]
+            )
         } else {
-            &plain
-        };
-        let mut launch = self.stream.launch_builder(self.kernel(name)?);
-        launch
-            .arg(&from.queries)
-            .arg(&strides.0)
-            .arg(&from.keys)
-            .arg(&values)
-            .arg(&strides.1);
-        launch.arg(tiles).arg(out).arg(&strides.2);
-        if !on_tensor_cores {
-            launch.arg(&size);
+            launch!(
+                self,
+                &named::<T>("attention_plain"),
+                grid,
+                [queries, query_stride, keys, values, key_stride],
+                [tiles, out, width, size]
+            )
         }
-        let heads = u32::try_from(width / head)?;
-        // SAFETY: see the top of this file.
-        unsafe { launch.launch(grid(tiles.len() as u64 / 4, heads)?) }?;
-        Ok(())
     }
 
     /// Rounds f32 to f16 and puts 1 into `lost` if a number is beyond f16's range or none.
@@ -266,22 +253,14 @@ impl Kernels {
             to.len() == from.len() && lost.len() == 1,
             "narrow: lengths differ"
         );
-        let mut launch = self.stream.launch_builder(self.kernel("narrow")?);
-        launch.arg(from).arg(to).arg(&count).arg(lost);
-        // SAFETY: see the top of this file.
-        unsafe { launch.launch(grid(count.div_ceil(u64::from(THREADS)), 1)?) }?;
-        Ok(())
+        launch!(self, "narrow", each(count), [from, to, &count, lost])
     }
 
     /// f16 to f32.
     pub(crate) fn widen(&self, from: &View<'_, f16>, to: &mut ViewMut<'_, f32>) -> Result<()> {
         let count = from.len() as u64;
         ensure!(to.len() >= from.len(), "widen: out too short");
-        let mut launch = self.stream.launch_builder(self.kernel("widen")?);
-        launch.arg(from).arg(to).arg(&count);
-        // SAFETY: see the top of this file.
-        unsafe { launch.launch(grid(count.div_ceil(u64::from(THREADS)), 1)?) }?;
-        Ok(())
+        launch!(self, "widen", each(count), [from, to, &count])
     }
 
     fn kernel(&self, name: &str) -> Result<&CudaFunction> {
@@ -310,6 +289,11 @@ fn int(count: usize) -> Result<i32> {
 
 fn warp_a_row(rows: usize) -> Result<LaunchConfig> {
     grid(rows.div_ceil(WARPS) as u64, 1)
+}
+
+/// A thread for each number, or for each four of them.
+fn each(count: u64) -> Result<LaunchConfig> {
+    grid(count.div_ceil(u64::from(THREADS)), 1)
 }
 
 fn grid(x: u64, y: u32) -> Result<LaunchConfig> {

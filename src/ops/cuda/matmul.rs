@@ -107,11 +107,7 @@ impl Matmul {
         bias: Option<&View<'_, O>>,
         out: &mut ViewMut<'_, O>,
     ) -> Result<()> {
-        let &WeightView {
-            numbers: ref weight,
-            outputs,
-            inputs,
-        } = weight;
+        let (weight, outputs, inputs) = (&weight.numbers, weight.outputs, weight.inputs);
         let rows = rows.next_multiple_of(ROWS);
         ensure!(
             x.len() >= rows * inputs
@@ -195,12 +191,7 @@ impl Matmul {
         use sys::{
             cublasLtEpilogue_t as Epilogue, cublasLtMatmulPreferenceAttributes_t as Preference,
         };
-        let Shape {
-            rows,
-            outputs,
-            inputs,
-            ..
-        } = shape;
+        let (rows, outputs, inputs) = (shape.rows, shape.outputs, shape.inputs);
         let layout = |kind, columns: usize, of: usize| {
             result::create_matrix_layout(
                 kind,

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use cudarc::driver::{CudaContext, CudaStream, DeviceRepr, PinnedHostSlice, ValidAsZeroBits, sys};
+use cudarc::driver::{CudaContext, CudaStream, DeviceRepr, ValidAsZeroBits, sys};
 pub(crate) use cudarc::driver::{
     CudaEvent as Event, CudaSlice as Buffer, CudaView as View, CudaViewMut as ViewMut,
+    PinnedHostSlice as Pinned,
 };
 
 /// A stream of copies and launches, done in their order. Nothing waits but what says so.
@@ -59,14 +60,14 @@ impl Stream {
         Ok(self.stream.memcpy_dtod(from, to)?)
     }
 
-    /// Memory of the host that the GPU reads and writes by itself, which is faster.
+    /// Memory of the host that the GPU reads and writes by itself, which is faster. Looking at it
+    /// waits for copies that are under way.
     pub(crate) fn pinned<T: DeviceRepr + ValidAsZeroBits>(
         &self,
         count: usize,
     ) -> Result<Pinned<T>> {
         // SAFETY: `T` may hold any bits.
-        let memory = unsafe { self.context.alloc_pinned_with_flags(count, 0) }?;
-        Ok(Pinned(memory))
+        Ok(unsafe { self.context.alloc_pinned_with_flags(count, 0) }?)
     }
 
     /// Copies the first numbers of pinned memory to the GPU, without waiting.
@@ -76,7 +77,7 @@ impl Stream {
         count: usize,
         to: &mut Buffer<T>,
     ) -> Result<()> {
-        Ok(self.stream.memcpy_htod(&from.0.as_slice()?[..count], to)?)
+        Ok(self.stream.memcpy_htod(&from.as_slice()?[..count], to)?)
     }
 
     /// Copies numbers back to the start of pinned memory, and waits until all work is done.
@@ -87,7 +88,7 @@ impl Stream {
     ) -> Result<()> {
         let count = from.len();
         self.stream
-            .memcpy_dtoh(from, &mut to.0.as_mut_slice()?[..count])?;
+            .memcpy_dtoh(from, &mut to.as_mut_slice()?[..count])?;
         Ok(self.stream.synchronize()?)
     }
 
@@ -114,14 +115,4 @@ impl Stream {
 pub(crate) fn seconds_between(first: &Event, second: &Event) -> Result<f64> {
     second.synchronize()?;
     Ok(f64::from(first.elapsed_ms(second)?) * 1e-3)
-}
-
-/// Memory of the host that does not move.
-pub(crate) struct Pinned<T>(PinnedHostSlice<T>);
-
-impl<T: ValidAsZeroBits> Pinned<T> {
-    /// All of it; waits for copies that are under way.
-    pub(crate) fn as_mut_slice(&mut self) -> Result<&mut [T]> {
-        Ok(self.0.as_mut_slice()?)
-    }
 }

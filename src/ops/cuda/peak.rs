@@ -4,9 +4,9 @@ use anyhow::Result;
 use half::f16;
 use serde::Serialize;
 
-use super::{gpu::Gpu, matmul::WeightView, memory::seconds_between};
+use super::{gpu::Gpu, matmul::WeightView, memory::seconds_between, number::random};
 
-/// Both measured, on random numbers.
+/// The two peaks of a GPU, measured on random numbers.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Peaks {
     /// The rate of cuBLASLt's product of square f16 matrices, summed in f32.
@@ -18,7 +18,7 @@ pub(crate) struct Peaks {
 /// Sides of the matrices: the product grows until it fills the GPU for a millisecond.
 const SIDES: [usize; 4] = [1024, 2048, 4096, 8192];
 const LONG_ENOUGH: f64 = 1e-3;
-/// Numbers copied.
+/// How many numbers are copied.
 const COPIED: usize = 64 << 20;
 
 /// Measures both, in well under a second.
@@ -31,10 +31,8 @@ pub(crate) fn peaks(gpu: &Gpu) -> Result<Peaks> {
             break;
         }
     }
-    let (from, mut to) = (
-        gpu.stream.alloc::<f32>(COPIED)?,
-        gpu.stream.alloc::<f32>(COPIED)?,
-    );
+    let from = gpu.stream.alloc::<f32>(COPIED)?;
+    let mut to = gpu.stream.alloc(COPIED)?;
     let copy = best(gpu, || gpu.stream.copy(&from, &mut to))?;
     Ok(Peaks {
         gemm_f16_gflop_per_s: gemm,
@@ -43,7 +41,7 @@ pub(crate) fn peaks(gpu: &Gpu) -> Result<Peaks> {
 }
 
 fn product(gpu: &Gpu, side: usize) -> Result<f64> {
-    let numbers: Vec<f16> = random(side * side).collect();
+    let numbers: Vec<f16> = random(side * side, 1).collect();
     let (x, weight) = (gpu.stream.upload(&numbers)?, gpu.stream.upload(&numbers)?);
     let mut out = gpu.stream.alloc::<f16>(side * side)?;
     let view = WeightView {
@@ -51,9 +49,9 @@ fn product(gpu: &Gpu, side: usize) -> Result<f64> {
         outputs: side,
         inputs: side,
     };
+    let (matmul, x) = (&gpu.matmul, x.as_view());
     best(gpu, || {
-        gpu.matmul
-            .multiply((&x.as_view(), side), &view, None, &mut out.as_view_mut())
+        matmul.multiply((&x, side), &view, None, &mut out.as_view_mut())
     })
 }
 
@@ -76,15 +74,4 @@ fn best(gpu: &Gpu, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
         }
     }
     Ok(least)
-}
-
-/// Zeros would let the GPU clock higher than real data do.
-fn random(count: usize) -> impl Iterator<Item = f16> {
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    (0..count).map(move |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        f16::from_f32((state >> 40) as f32 / 8_388_608.0 - 1.0)
-    })
 }

@@ -1,6 +1,5 @@
-//! From the sums of a tile to outputs: integers dequantized, bias, activation.
-
-use pulp::{Simd, WithSimd};
+//! Turns the sums of a tile into outputs: dequantizes integers, adds the bias and applies the
+//! activation.
 
 use super::{
     int8::{self, QuantParams},
@@ -9,6 +8,7 @@ use super::{
 use crate::ops::{
     activation::{self, Activation},
     disjoint::OutputView,
+    simd,
 };
 
 /// Outputs that are computed side by side. Tiles have a multiple of them.
@@ -17,7 +17,6 @@ const LANES: usize = 16;
 /// Turns the sums of a tile into outputs.
 pub(super) struct Epilogue<'a> {
     pub(super) weights: &'a PackedWeights,
-    pub(super) activation: Activation,
     pub(super) panel: usize,
     /// The tile's first row of the output.
     pub(super) first_row: usize,
@@ -28,25 +27,33 @@ pub(super) struct Epilogue<'a> {
     pub(super) out: &'a OutputView<'a>,
 }
 
-impl WithSimd for Epilogue<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        match self.activation {
-            Activation::None => self.write(|x| x),
-            Activation::Gelu => self.write(activation::gelu),
-        }
-    }
-}
-
 impl Epilogue<'_> {
+    #[expect(
+        clippy::redundant_closure,
+        reason = "a function that is passed by its name may be called instead of inlined"
+    )]
+    pub(super) fn run(self, activation: Activation) {
+        simd::vectorize(
+            #[inline(always)]
+            move || match activation {
+                Activation::None => self.write(
+                    #[inline(always)]
+                    |x| x,
+                ),
+                Activation::Gelu => self.write(
+                    #[inline(always)]
+                    |x| activation::gelu(x),
+                ),
+            },
+        );
+    }
+
     #[expect(
         unsafe_code,
         reason = "shared between tasks that write to disjoint places"
     )]
     #[inline(always)]
-    fn write(self, f: impl Fn(f32) -> f32) {
+    fn write(&self, f: impl Fn(f32) -> f32 + Copy) {
         let (weights, nr) = (self.weights, self.weights.tile.nr);
         let (start, vectors) = (self.panel * nr, nr / LANES);
         let columns = start..(start + nr).min(weights.outputs);
@@ -65,12 +72,12 @@ impl Epilogue<'_> {
             let (whole, rest) = out.as_chunks_mut::<LANES>();
             for (vector, out) in whole.iter_mut().enumerate() {
                 let quantized = quantized.map(|(scales, sums)| (&scales[vector], &sums[vector]));
-                *out = outputs(&sums[vector], params, quantized, &bias[vector], &f);
+                *out = outputs(&sums[vector], params, quantized, &bias[vector], f);
             }
             if !rest.is_empty() {
                 let vector = whole.len();
                 let quantized = quantized.map(|(scales, sums)| (&scales[vector], &sums[vector]));
-                let last = outputs(&sums[vector], params, quantized, &bias[vector], &f);
+                let last = outputs(&sums[vector], params, quantized, &bias[vector], f);
                 rest.copy_from_slice(&last[..rest.len()]);
             }
         }
@@ -84,7 +91,7 @@ fn outputs(
     params: QuantParams,
     quantized: Option<(&[f32; LANES], &[i32; LANES])>,
     bias: &[f32; LANES],
-    f: impl Fn(f32) -> f32,
+    f: impl Fn(f32) -> f32 + Copy,
 ) -> [f32; LANES] {
     let mut outputs = [0.0; LANES];
     match quantized {
@@ -103,7 +110,7 @@ fn outputs(
     outputs
 }
 
-/// As many numbers as a panel has columns, side by side.
+/// The numbers of the columns of a panel, in vectors.
 #[inline(always)]
 fn vectors_of<T>(numbers: &[T], start: usize, nr: usize) -> &[[T; LANES]] {
     numbers[start..start + nr].as_chunks().0

@@ -117,8 +117,8 @@ fn rotate(row: &[f32], mean_shift: &[f32], signs: &[f32], out: &mut [f32]) -> Mi
     range
 }
 
-/// The same with 64 channels that lie 16 apart, in two passes of three steps each: a transform of
-/// 64 is one of 8 after another.
+/// Does what `rotate` does, with 64 channels that lie 16 apart, in two passes of three steps each:
+/// a transform of 64 is one of 8 after another.
 #[inline(always)]
 fn rotate_vectors<S: Simd, const SHIFTED: bool>(
     simd: S,

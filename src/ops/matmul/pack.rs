@@ -10,47 +10,26 @@ use pulp::{Simd, WithSimd};
 use super::{
     int8::{self, QuantParams, Rotation},
     prefetch::prefetch,
+    tile::LaneType,
 };
 use crate::ops::simd;
 
-/// What a row is turned into before it meets the weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LhsType {
-    F32,
-    /// Two bf16 to a lane.
-    Bf16,
-    /// bf16, each in an f32: the same numbers, for processors that cannot multiply bf16.
-    Bf16InF32,
-    /// Four 8-bit integers to a lane.
-    Int8,
-    /// The same integers, two to a lane.
-    Int16,
-}
-
-impl LhsType {
-    /// How many numbers share a lane.
-    fn packing_factor(self) -> usize {
-        match self {
-            Self::F32 | Self::Bf16InF32 => 1,
-            Self::Bf16 | Self::Int16 => 2,
-            Self::Int8 => 4,
-        }
-    }
-}
-
-/// What rows are to become.
+/// What rows are turned into before they meet the weights.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LhsFormat<'a> {
-    pub(crate) lhs_type: LhsType,
+    pub(crate) lane_type: LaneType,
+    /// Whether an f32 is rounded to bf16, for processors that cannot multiply bf16.
+    pub(crate) rounded: bool,
     /// What rows vary around, where that is known; integers stand for the difference.
     pub(crate) mean_shift: &'a [f32],
 }
 
-impl LhsFormat<'_> {
-    /// The format of rows whose mean is not known.
-    pub(crate) fn plain(lhs_type: LhsType) -> Self {
+impl From<LaneType> for LhsFormat<'_> {
+    /// The format of rows that stay as they are, as far as lanes of this type allow it.
+    fn from(lane_type: LaneType) -> Self {
         Self {
-            lhs_type,
+            lane_type,
+            rounded: false,
             mean_shift: &[],
         }
     }
@@ -85,9 +64,9 @@ impl Packer {
     }
 
     /// The lanes of one row alone, for what is not quantized.
-    pub(super) fn pack_row(&mut self, row: &[f32], lhs_type: LhsType) -> Vec<u32> {
-        let mut lanes = vec![0; row.len().div_ceil(lhs_type.packing_factor())];
-        self.pack([row].into_iter(), LhsFormat::plain(lhs_type), 1, &mut lanes);
+    pub(super) fn pack_row(&mut self, row: &[f32], format: LhsFormat<'_>) -> Vec<u32> {
+        let mut lanes = vec![0; row.len().div_ceil(format.lane_type.packing_factor())];
+        self.pack([row].into_iter(), format, 1, &mut lanes);
         lanes
     }
 }
@@ -102,23 +81,23 @@ fn fill_lanes<S: Simd>(
     format: LhsFormat<'_>,
     lanes: &mut [u32],
 ) -> QuantParams {
-    match format.lhs_type {
-        LhsType::F32 => {
-            for (lane, x) in lanes.iter_mut().zip(row) {
-                *lane = x.to_bits();
-            }
-        }
-        LhsType::Bf16InF32 => {
+    match format.lane_type {
+        LaneType::F32 if format.rounded => {
             for (lane, &x) in lanes.iter_mut().zip(row) {
                 *lane = nearest_bf16(x);
             }
         }
-        LhsType::Bf16 => {
+        LaneType::F32 => {
+            for (lane, x) in lanes.iter_mut().zip(row) {
+                *lane = x.to_bits();
+            }
+        }
+        LaneType::Bf16 => {
             let (low, high) = row.split_at(lanes.len());
             pair_bf16(low, high, lanes);
         }
-        LhsType::Int8 | LhsType::Int16 => {
-            let packing_factor = format.lhs_type.packing_factor();
+        LaneType::Int8 | LaneType::Int16 => {
+            let packing_factor = format.lane_type.packing_factor();
             let rotated =
                 rotation.apply(simd, row, format.mean_shift, lanes.len() * packing_factor);
             return int8::quantize_row(rotated, packing_factor, lanes);
@@ -186,7 +165,7 @@ impl<'c, R: ExactSizeIterator<Item = &'c [f32]> + Clone> WithSimd for Pack<'_, '
     }
 }
 
-/// From `[row][step]` to `[step][row]`, for a whole panel.
+/// Transposes a whole panel from `[row][step]` to `[step][row]`.
 #[inline(always)]
 fn interleave<const N: usize>(lanes: &[u32], panel: &mut [u32]) {
     let (panel, _) = panel.as_chunks_mut::<N>();
@@ -204,7 +183,7 @@ fn interleave<const N: usize>(lanes: &[u32], panel: &mut [u32]) {
 pub(crate) fn nearest_bf16(x: f32) -> u32 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
-    // QuantParams could carry a NaN's mantissa away.
+    // Rounding could carry a NaN's mantissa away.
     if x.is_nan() { 0x7fc0_0000 } else { rounded }
 }
 
@@ -234,7 +213,11 @@ mod tests {
             .chain([0.0, -0.0, f32::NAN, f32::INFINITY, f32::MAX])
             .collect();
         let mut packer = Packer::default();
-        let lanes = packer.pack_row(&odd, LhsType::Bf16InF32);
+        let rounded = LhsFormat {
+            rounded: true,
+            ..LaneType::F32.into()
+        };
+        let lanes = packer.pack_row(&odd, rounded);
         for (&lane, &x) in lanes.iter().zip(&odd) {
             let want = bf16::from_f32(x);
             assert!(
@@ -242,7 +225,7 @@ mod tests {
                 "{x:e}"
             );
         }
-        let paired = packer.pack_row(&odd[..3], LhsType::Bf16);
+        let paired = packer.pack_row(&odd[..3], LaneType::Bf16.into());
         assert_eq!(paired, [lanes[0] >> 16 | lanes[2], lanes[1] >> 16]);
     }
 
@@ -252,11 +235,8 @@ mod tests {
         let rows: Vec<Vec<f32>> = (0..11).map(row).collect();
         for across in [1, 3, 4, 6, 8, 16] {
             let mut out = vec![u32::MAX; rows.len().next_multiple_of(across) * 7];
-            let (all, format) = (
-                rows.iter().map(Vec::as_slice),
-                LhsFormat::plain(LhsType::F32),
-            );
-            Packer::default().pack(all, format, across, &mut out);
+            let all = rows.iter().map(Vec::as_slice);
+            Packer::default().pack(all, LaneType::F32.into(), across, &mut out);
             for (i, &lane) in out.iter().enumerate() {
                 let (row, step) = (i / (7 * across) * across + i % across, i / across % 7);
                 let want = rows.get(row).map_or(0, |row| row[step].to_bits());

@@ -11,6 +11,11 @@
 //! be broadcast. Attention has narrower ones: its matrices have 64 rows or columns here and the
 //! length of a sequence there, and what sticks out is wasted.
 
+#![expect(
+    unsafe_code,
+    reason = "calls functions made for instructions that were detected"
+)]
+
 /// What a lane holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LaneType {
@@ -36,10 +41,6 @@ impl LaneType {
     }
 }
 
-/// One micro-kernel: `kc` steps; `lhs` is a pointer and the stride between steps in lanes.
-pub(super) type Run =
-    unsafe fn(kc: usize, lhs: (*const u32, usize), rhs: *const u32, acc: *mut u32, resume: bool);
-
 /// A micro-kernel and the shape of its tile.
 #[derive(Debug)]
 pub(crate) struct Tile {
@@ -50,7 +51,14 @@ pub(crate) struct Tile {
     pub(crate) mr: usize,
     /// Columns.
     pub(crate) nr: usize,
-    pub(super) run: Run,
+    /// `kc` steps; `lhs` is a pointer and the stride between steps in lanes.
+    pub(super) run: unsafe fn(
+        kc: usize,
+        lhs: (*const u32, usize),
+        rhs: *const u32,
+        acc: *mut u32,
+        resume: bool,
+    ),
     pub(super) peak_flops_probe: unsafe fn(rounds: usize) -> u32,
     /// Multiply-adds of lanes in one round of `peak_flops_probe`.
     pub(super) probe_lanes: usize,
@@ -66,10 +74,6 @@ impl Tile {
 
     /// `acc [mr][nr] = lhs [kc][mr] · rhs [kc][nr]`, or `+=` to resume what was begun with earlier
     /// steps. Each step of the left operand begins `lhs_step` lanes after the one before.
-    #[expect(
-        unsafe_code,
-        reason = "calls a function made for instructions that were detected"
-    )]
     #[inline]
     pub(crate) fn run(
         &self,
@@ -95,10 +99,6 @@ impl Tile {
     /// Multiplies and adds registers only, as fast as the processor can, and returns the number of
     /// operations (a multiplication and an addition are two): what a product could reach if memory
     /// cost nothing.
-    #[expect(
-        unsafe_code,
-        reason = "calls a function made for instructions that were detected"
-    )]
     pub(crate) fn peak_flops_probe(&self, rounds: usize) -> usize {
         // SAFETY: a tile is handed out only where its instructions were detected; nothing else is
         // asked for.

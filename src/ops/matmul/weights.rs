@@ -8,7 +8,7 @@ use pulp::{Simd, WithSimd};
 use super::{
     int8::{self, Rotation},
     kernels,
-    pack::{LhsType, Packer},
+    pack::{LhsFormat, Packer},
     tile::{LaneType, Tile},
 };
 use crate::ops::{aligned::Aligned, precision::Precision, simd};
@@ -18,16 +18,14 @@ pub(crate) struct PackedWeights {
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
     pub(super) tile: &'static Tile,
-    /// What rows must be turned into before they meet these weights.
-    pub(super) lhs_type: LhsType,
-    /// Lanes along the inner dimension.
-    pub(super) k: usize,
-    pub(super) panels: usize,
+    /// Whether rows must be rounded to bf16 before they meet these weights.
+    rounded: bool,
+    pub(super) layout: Layout,
     /// Followed by zeros for outputs that fill up the last panel.
     pub(super) bias: Vec<f32>,
     /// What the inputs vary around, if it is known and of use. Its product with the weights is in
     /// the bias already.
-    pub(super) mean_shift: Vec<f32>,
+    mean_shift: Vec<f32>,
     /// How numbers are got back from sums of integers, where they are.
     pub(super) quantized: Option<QuantizedOutputs>,
     storage: Storage,
@@ -75,50 +73,44 @@ impl PackedWeights {
         packed
     }
 
-    pub(super) fn for_tile(
+    pub(crate) fn for_tile(
         weight: &[f32],
         mut bias: Vec<f32>,
         precision: Precision,
         tile: &'static Tile,
     ) -> Self {
         let (outputs, inputs) = (bias.len(), weight.len() / bias.len());
-        let k = inputs.div_ceil(tile.lane_type.packing_factor());
         let layout = Layout {
-            k,
-            kc: Tile::kc(k),
+            k: inputs.div_ceil(tile.lane_type.packing_factor()),
             nr: tile.nr,
             panels: outputs.div_ceil(tile.nr),
         };
-        let padded = layout.panels * tile.nr;
-        bias.resize(padded, 0.0);
-        let mut quantized = QuantizedOutputs::default();
+        bias.resize(layout.panels * layout.nr, 0.0);
         let rows = weight.chunks_exact(inputs);
-        let (lhs_type, storage) = match precision {
-            Precision::F32 | Precision::F16 | Precision::Bf16 => {
-                pack_floats(rows, &layout, precision, tile.lane_type)
-            }
-            Precision::Int8 => pack_integers(rows, &layout, &mut quantized, tile.lane_type),
+        let (storage, quantized) = match precision {
+            Precision::Int8 => pack_integers(rows, &layout, tile.lane_type),
+            _ => (pack_floats(rows, &layout, precision, tile.lane_type), None),
         };
         Self {
             inputs,
             outputs,
             tile,
-            lhs_type,
-            k,
-            panels: layout.panels,
+            rounded: precision == Precision::Bf16,
+            layout,
             bias,
             mean_shift: Vec::new(),
-            quantized: (precision == Precision::Int8).then(|| quantized.padded(padded)),
+            quantized,
             storage,
         }
     }
 
-    /// The steps of each block, in order.
-    pub(super) fn blocks(&self) -> impl ExactSizeIterator<Item = Range<usize>> + Clone + use<> {
-        let (kc, k) = (Tile::kc(self.k), self.k);
-        (0..k)
-            .step_by(kc)
-            .map(move |start| start..(start + kc).min(k))
+    /// What rows must be turned into before they meet these weights.
+    pub(super) fn lhs_format(&self) -> LhsFormat<'_> {
+        LhsFormat {
+            lane_type: self.tile.lane_type,
+            rounded: self.rounded,
+            mean_shift: &self.mean_shift,
+        }
     }
 
     /// The lanes of one block of one panel, `[step][column]`, widened into `scratch` where need be.
@@ -128,7 +120,7 @@ impl PackedWeights {
         panel: usize,
         scratch: &'a mut Aligned<u32>,
     ) -> &'a [u32] {
-        let place = self.place(steps, panel);
+        let place = self.layout.place(steps, panel);
         match &self.storage {
             Storage::Lanes(lanes) => &lanes[place],
             Storage::Halves(halves, widen) => {
@@ -138,14 +130,6 @@ impl PackedWeights {
             }
         }
     }
-
-    /// Where the block of these steps lies in the storage.
-    fn place(&self, steps: &Range<usize>, panel: usize) -> Range<usize> {
-        let nr = self.tile.nr;
-        let len = steps.len() * nr;
-        let start = steps.start * self.panels * nr + panel * len;
-        start..start + len
-    }
 }
 
 fn pack_floats<'a>(
@@ -153,69 +137,52 @@ fn pack_floats<'a>(
     layout: &Layout,
     precision: Precision,
     lane_type: LaneType,
-) -> (LhsType, Storage) {
+) -> Storage {
     let mut packer = Packer::default();
-    match (precision, lane_type) {
-        (Precision::F16, _) => {
+    let mut lanes = |row: &[f32], rounded| {
+        let format = LhsFormat {
+            rounded,
+            ..lane_type.into()
+        };
+        packer.pack_row(row, format)
+    };
+    match precision {
+        Precision::F16 => {
             let halves = |row: &[f32]| row.iter().map(|&x| f16::from_f32(x).to_bits()).collect();
-            let widen = |halves: &[u16], lanes: &mut [u32]| simd::run(WidenF16(halves, lanes));
-            let halves = layout.fill(rows.map(halves));
-            (LhsType::F32, Storage::Halves(halves, widen))
+            Storage::Halves(layout.fill(rows.map(halves)), widen_f16)
         }
-        (Precision::Bf16, LaneType::Bf16) => {
-            let lanes = rows.map(|row| packer.pack_row(row, LhsType::Bf16));
-            (LhsType::Bf16, Storage::Lanes(layout.fill(lanes)))
+        Precision::Bf16 if lane_type == LaneType::F32 => {
+            let upper = |lane: &u32| (lane >> 16) as u16;
+            let halves = rows.map(|row| lanes(row, true).iter().map(upper).collect());
+            Storage::Halves(layout.fill(halves), widen_bf16)
         }
-        (Precision::Bf16, _) => {
-            let upper = |row| {
-                let lanes = packer.pack_row(row, LhsType::Bf16InF32);
-                lanes.iter().map(|lane| (lane >> 16) as u16).collect()
-            };
-            let widen = |halves: &[u16], lanes: &mut [u32]| simd::run(WidenBf16(halves, lanes));
-            let halves = layout.fill(rows.map(upper));
-            (LhsType::Bf16InF32, Storage::Halves(halves, widen))
-        }
-        _ => {
-            let lanes = rows.map(|row| packer.pack_row(row, LhsType::F32));
-            (LhsType::F32, Storage::Lanes(layout.fill(lanes)))
-        }
+        _ => Storage::Lanes(layout.fill(rows.map(|row| lanes(row, false)))),
     }
 }
 
 fn pack_integers<'a>(
     rows: impl Iterator<Item = &'a [f32]>,
     layout: &Layout,
-    quantized: &mut QuantizedOutputs,
     lane_type: LaneType,
-) -> (LhsType, Storage) {
-    if lane_type == LaneType::Int8 {
-        let lanes = rows.map(|row| join(&quantized.push(row), 4).collect());
-        return (LhsType::Int8, Storage::Lanes(layout.fill(lanes)));
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "two bytes to a lane")]
-    let halves = rows.map(|row| {
-        join(&quantized.push(row), 2)
-            .map(|lane| lane as u16)
-            .collect()
-    });
-    let widen = |halves: &[u16], lanes: &mut [u32]| simd::run(WidenInt8(halves, lanes));
-    (LhsType::Int16, Storage::Halves(layout.fill(halves), widen))
-}
-
-impl QuantizedOutputs {
-    fn padded(mut self, outputs: usize) -> Self {
-        self.scales.resize(outputs, 0.0);
-        self.sums.resize(outputs, 0);
-        self
-    }
-
-    /// Quantizes the weights of the next output.
-    fn push(&mut self, weights: &[f32]) -> Vec<i8> {
+) -> (Storage, Option<QuantizedOutputs>) {
+    let mut quantized = QuantizedOutputs::default();
+    let mut integers = |row| {
         simd::run(QuantizeWeights {
-            quantized: self,
-            weights,
+            quantized: &mut quantized,
+            weights: row,
         })
-    }
+    };
+    let storage = if lane_type == LaneType::Int8 {
+        Storage::Lanes(layout.fill(rows.map(|row| join(&integers(row), 4).collect())))
+    } else {
+        #[expect(clippy::cast_possible_truncation, reason = "two bytes to a lane")]
+        let half = |lane| lane as u16;
+        let halves = rows.map(|row| join(&integers(row), 2).map(half).collect());
+        Storage::Halves(layout.fill(halves), widen_int8)
+    };
+    quantized.scales.resize(layout.panels * layout.nr, 0.0);
+    quantized.sums.resize(layout.panels * layout.nr, 0);
+    (storage, Some(quantized))
 }
 
 struct QuantizeWeights<'a> {
@@ -245,24 +212,38 @@ impl WithSimd for QuantizeWeights<'_> {
     }
 }
 
-/// Where lanes go: see [`PackedWeights`].
-struct Layout {
-    k: usize,
-    kc: usize,
+/// The order of lanes in the storage of [`PackedWeights`].
+pub(super) struct Layout {
+    /// Lanes along the inner dimension.
+    pub(super) k: usize,
     nr: usize,
-    panels: usize,
+    pub(super) panels: usize,
 }
 
 impl Layout {
+    /// The steps of each block, in order.
+    pub(super) fn blocks(&self) -> impl ExactSizeIterator<Item = Range<usize>> + Clone + use<> {
+        let (kc, k) = (Tile::kc(self.k), self.k);
+        let starts = (0..k).step_by(kc);
+        starts.map(move |start| start..(start + kc).min(k))
+    }
+
+    /// The place of the block of these steps in the storage.
+    fn place(&self, steps: &Range<usize>, panel: usize) -> Range<usize> {
+        let len = steps.len() * self.nr;
+        let start = steps.start * self.panels * self.nr + panel * len;
+        start..start + len
+    }
+
     /// Puts the lanes of each output in their places. Outputs that fill up the last panel are zero.
     fn fill<T: Copy + Default>(&self, outputs: impl Iterator<Item = Vec<T>>) -> Aligned<T> {
         let mut all = Aligned::zeroed(self.panels * self.nr * self.k);
         for (output, lanes) in outputs.enumerate() {
             let (panel, column) = (output / self.nr, output % self.nr);
-            for (block, lanes) in lanes.chunks(self.kc).enumerate() {
-                let start = block * self.kc * self.panels * self.nr + panel * lanes.len() * self.nr;
-                let places = all[start + column..].iter_mut().step_by(self.nr);
-                for (place, &lane) in places.zip(lanes) {
+            for steps in self.blocks() {
+                let block = &mut all[self.place(&steps, panel)];
+                let places = block[column..].iter_mut().step_by(self.nr);
+                for (place, &lane) in places.zip(&lanes[steps]) {
                     *place = lane;
                 }
             }
@@ -287,49 +268,43 @@ fn join(bytes: &[i8], packing_factor: usize) -> impl Iterator<Item = u32> {
 }
 
 /// bf16 is the upper half of an f32.
-struct WidenBf16<'a>(&'a [u16], &'a mut [u32]);
-
-impl WithSimd for WidenBf16<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        for (lane, &half) in self.1.iter_mut().zip(self.0) {
-            *lane = u32::from(half) << 16;
-        }
-    }
+fn widen_bf16(halves: &[u16], lanes: &mut [u32]) {
+    simd::vectorize(
+        #[inline(always)]
+        move || {
+            for (lane, &half) in lanes.iter_mut().zip(halves) {
+                *lane = u32::from(half) << 16;
+            }
+        },
+    );
 }
 
 /// f16, finite ([`f16::MAX`] is checked at load): exponent and mantissa are moved to their places
 /// in an f32, whose exponent is then too small by 112.
-struct WidenF16<'a>(&'a [u16], &'a mut [u32]);
-
-impl WithSimd for WidenF16<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        const TWO_TO_112: f32 = f32::from_bits((127 + 112) << 23);
-        for (lane, &half) in self.1.iter_mut().zip(self.0) {
-            let half = u32::from(half);
-            let magnitude = f32::from_bits((half & 0x7fff) << 13) * TWO_TO_112;
-            *lane = magnitude.to_bits() | (half & 0x8000) << 16;
-        }
-    }
+fn widen_f16(halves: &[u16], lanes: &mut [u32]) {
+    const TWO_TO_112: f32 = f32::from_bits((127 + 112) << 23);
+    simd::vectorize(
+        #[inline(always)]
+        move || {
+            for (lane, &half) in lanes.iter_mut().zip(halves) {
+                let half = u32::from(half);
+                let magnitude = f32::from_bits((half & 0x7fff) << 13) * TWO_TO_112;
+                *lane = magnitude.to_bits() | (half & 0x8000) << 16;
+            }
+        },
+    );
 }
 
 /// Two signed bytes to two signed halves of a lane.
-struct WidenInt8<'a>(&'a [u16], &'a mut [u32]);
-
-impl WithSimd for WidenInt8<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        for (lane, &pair) in self.1.iter_mut().zip(self.0) {
-            let pair = u32::from(pair).cast_signed();
-            let (low, high) = (pair << 24 >> 24, pair << 16 >> 24);
-            *lane = (low & 0xffff | high << 16).cast_unsigned();
-        }
-    }
+fn widen_int8(pairs: &[u16], lanes: &mut [u32]) {
+    simd::vectorize(
+        #[inline(always)]
+        move || {
+            for (lane, &pair) in lanes.iter_mut().zip(pairs) {
+                let pair = u32::from(pair).cast_signed();
+                let (low, high) = (pair << 24 >> 24, pair << 16 >> 24);
+                *lane = (low & 0xffff | high << 16).cast_unsigned();
+            }
+        },
+    );
 }

@@ -20,10 +20,10 @@ bool initialized;
 std::mutex lock;
 
 std::vector<Device>& all_devices() {
-    static std::vector<Device> devices = [] {
-        std::vector<Device> made;
+    static auto& devices = *[] {
+        auto made = new std::vector<Device>;
         for (int number : settings().devices)
-            made.push_back({number, 0, 0, SUCCESS});
+            made->push_back({number, 0, 0, SUCCESS});
         return made;
     }();
     return devices;

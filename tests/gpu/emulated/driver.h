@@ -1,4 +1,7 @@
 // What the parts of the driver library share. Names and numbers of the interface are those of the CUDA driver API.
+//
+// What these files keep in containers is never destroyed: the program's threads still free memory and destroy streams
+// while the process ends, when objects of static lifetime are gone.
 #pragma once
 
 #include <cstddef>

@@ -62,7 +62,7 @@ struct Block {
     void* scheduler; // its stack pointer
 };
 
-Block block;
+Block& block = *new Block();
 char* stacks;
 
 // Stacks grow down, each towards a page that nobody may touch.

@@ -26,8 +26,8 @@ struct Event {
 };
 
 std::mutex lock;      // of the two below
-std::set<Stream*> streams;
-std::set<Event*> events;
+auto& streams = *new std::set<Stream*>;
+auto& events = *new std::set<Event*>;
 
 std::mutex launching; // there is one block of fibers, and one copy of shared memory
 size_t launches;

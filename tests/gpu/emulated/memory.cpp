@@ -34,8 +34,8 @@ struct Allocation {
 };
 
 std::mutex lock;
-std::map<Address, Allocation> allocations; // by their start
-std::deque<Mapping> freed;
+auto& allocations = *new std::map<Address, Allocation>; // by their start
+auto& freed = *new std::deque<Mapping>;
 
 Address address_of(const void* at) { return reinterpret_cast<Address>(at); }
 void* pointer(Address address) { return reinterpret_cast<void*>(address); }

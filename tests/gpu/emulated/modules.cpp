@@ -24,7 +24,7 @@ struct Module {
 };
 
 std::mutex lock;
-std::set<Module*> modules;
+auto& modules = *new std::set<Module*>;
 
 constexpr unsigned EM_CUDA_MACHINE = 190, ARCHITECTURE_ONLY = 0x800;
 

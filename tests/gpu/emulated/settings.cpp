@@ -65,7 +65,7 @@ int open_log() {
 } // namespace
 
 const Settings& settings() {
-    static const Settings read = read_settings();
+    static const Settings& read = *new Settings(read_settings());
     return read;
 }
 

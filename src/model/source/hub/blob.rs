@@ -86,7 +86,7 @@ impl Blob {
     }
 }
 
-/// Who may download.
+/// The right to download a blob, which one process has at a time.
 pub(super) enum Lock {
     /// This process, as long as the file is open.
     Held(#[expect(dead_code, reason = "it is kept open")] File),

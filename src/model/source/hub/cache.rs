@@ -24,9 +24,9 @@ const MAX_REFERENCE: u64 = 1024;
 pub(super) const NOTHING: &str = "nothing of it is there";
 
 pub(super) struct Cache {
-    /// Where all models are.
+    /// The directory of all models.
     root: PathBuf,
-    /// Where this one is.
+    /// The directory of this model.
     model: PathBuf,
     layout: CacheRepo,
 }

@@ -25,7 +25,7 @@ const MAX_TOKEN: u64 = 64 << 10;
 pub(super) struct Hub<'a> {
     pub(super) model: &'a HubModel,
     pub(super) settings: &'a HubSettings,
-    /// Where the hub is.
+    /// The hub's address.
     pub(super) address: String,
     /// The hub's address without a password, for messages.
     pub(super) endpoint: String,
@@ -66,7 +66,7 @@ impl<'a> Hub<'a> {
         })
     }
 
-    /// With a complete cache at hand, nobody should wait long for the hub.
+    /// Shortens the limits, because nobody should wait long for the hub if the cache is complete.
     pub(super) fn hurry(&mut self) {
         self.limits.all = Some(self.settings.question_timeout);
         self.fruitless_attempts = 2;
@@ -169,7 +169,7 @@ impl Hub<'_> {
         )
     }
 
-    /// For errors of the file system.
+    /// The context of errors of the file system.
     pub(super) fn cannot_write(&self) -> String {
         format!(
             "cannot write to the cache `{}`: make it writable, free space on its disk, set HF_HUB_CACHE \

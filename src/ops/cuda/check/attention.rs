@@ -10,101 +10,54 @@ use crate::ops::cuda::{
     number::Number,
 };
 
+/// Attention of every token; or, as in the last layer, of one query for each sequence, in a matrix
+/// of its own.
 pub(super) fn attention<T: Number>(
     gpu: &Gpu,
     lengths: &[usize],
-    head: usize,
-    heads: usize,
+    (heads, head): (usize, usize),
+    first_only: bool,
 ) -> Result<Check> {
-    let (rows, width) = (lengths.iter().sum::<usize>(), head * heads);
-    let qkv = Numbers::<T>::random(gpu, rows * 3 * width, 12, 2.0)?;
-    let (mut tiles, mut expected) = (Vec::new(), Vec::new());
-    let mut start = 0;
-    for &length in lengths {
-        for first in (0..length).step_by(TILE_QUERIES) {
-            let queries = TILE_QUERIES.min(length - first);
-            tiles.extend([start + first, queries, start, length].map(|n| n as u32));
-        }
-        for query in start..start + length {
-            for h in 0..heads {
-                let part = |row: usize, matrix: usize| {
-                    &qkv.row(row, 3 * width)[matrix * width + h * head..][..head]
-                };
-                expected.extend(attended(
-                    part(query, 0),
-                    (start..start + length).map(|key| (part(key, 1), part(key, 2))),
-                ));
-            }
-        }
-        start += length;
-    }
-    let tiles = gpu.stream.upload(&tiles)?;
-    let mut out = poisoned::<T>(gpu, rows * width)?;
-    let from = Qkv {
-        queries: qkv.on_gpu.as_view(),
-        query_stride: 3 * width,
-        keys: qkv.on_gpu.slice(width..),
-        key_stride: 3 * width,
+    let (rows, width) = (lengths.iter().sum::<usize>(), heads * head);
+    let before_keys = if first_only { 0 } else { width };
+    let key_stride = before_keys + 2 * width;
+    let all = Numbers::<T>::random(gpu, rows * key_stride, 12, 2.0)?;
+    let own = Numbers::<T>::random(gpu, lengths.len() * width, 13, 2.0)?;
+    let (queries, query_stride) = if first_only {
+        (&own, width)
+    } else {
+        (&all, key_stride)
     };
-    gpu.kernels.attention(
-        &from,
-        &tiles.as_view(),
-        (head, width),
-        &mut out.as_view_mut(),
-    )?;
-    let name = format!("attention {}", T::NAME);
-    compare(
-        gpu,
-        &name,
-        format!("{lengths:?}, {heads} heads of {head}"),
-        &out,
-        &expected,
-    )
-}
-
-/// The last layer's: one query for each sequence, in a matrix of its own.
-pub(super) fn first_attention(gpu: &Gpu, lengths: &[usize]) -> Result<Check> {
-    const WIDTH: usize = 128;
-    const HEAD: usize = 64;
-    let rows = lengths.iter().sum::<usize>();
-    let queries = Numbers::<f16>::random(gpu, lengths.len() * WIDTH, 13, 2.0)?;
-    let keys_values = Numbers::<f16>::random(gpu, rows * 2 * WIDTH, 14, 2.0)?;
     let (mut tiles, mut expected, mut start) = (Vec::new(), Vec::new(), 0);
     for (i, &length) in lengths.iter().enumerate() {
-        tiles.extend([i, 1, start, length].map(|n| n as u32));
-        for h in 0..WIDTH / HEAD {
-            let part = |row: usize, matrix: usize| {
-                &keys_values.row(row, 2 * WIDTH)[matrix * WIDTH + h * HEAD..][..HEAD]
-            };
-            let query = &queries.row(i, WIDTH)[h * HEAD..][..HEAD];
-            expected.extend(attended(
-                query,
-                (start..start + length).map(|key| (part(key, 0), part(key, 1))),
-            ));
+        let keys = start..start + length;
+        let rows = if first_only { i..i + 1 } else { keys.clone() };
+        for first in rows.clone().step_by(TILE_QUERIES) {
+            let count = TILE_QUERIES.min(rows.end - first);
+            tiles.extend([first, count, start, length].map(|n| n as u32));
         }
-        start += length;
+        for (query, h) in rows.flat_map(|row| (0..heads).map(move |h| (row, h))) {
+            let key = |row, from: usize| &all.row(row, key_stride)[from + h * head..][..head];
+            let pair = |row| (key(row, before_keys), key(row, before_keys + width));
+            let query = &queries.row(query, query_stride)[h * head..][..head];
+            expected.extend(attended(query, keys.clone().map(pair)));
+        }
+        start = keys.end;
     }
     let tiles = gpu.stream.upload(&tiles)?;
-    let mut out = poisoned::<f16>(gpu, lengths.len() * WIDTH)?;
+    let mut out = poisoned::<T>(gpu, expected.len())?;
     let from = Qkv {
         queries: queries.on_gpu.as_view(),
-        query_stride: WIDTH,
-        keys: keys_values.on_gpu.as_view(),
-        key_stride: 2 * WIDTH,
+        query_stride,
+        keys: all.on_gpu.slice(before_keys..),
+        key_stride,
     };
-    gpu.kernels.attention(
-        &from,
-        &tiles.as_view(),
-        (HEAD, WIDTH),
-        &mut out.as_view_mut(),
-    )?;
-    compare(
-        gpu,
-        "attention of <s> f16",
-        format!("{lengths:?}"),
-        &out,
-        &expected,
-    )
+    let (kernels, mut result) = (&gpu.kernels, out.as_view_mut());
+    kernels.attention(&from, &tiles.as_view(), (head, width), &mut result)?;
+    let of_first = if first_only { " of <s>" } else { "" };
+    let name = format!("attention{of_first} {}", T::NAME);
+    let shape = format!("{lengths:?}, {heads} heads of {head}");
+    compare(gpu, (name, shape), &out, expected)
 }
 
 fn attended<'a>(
@@ -138,16 +91,8 @@ pub(super) fn overflow(gpu: &Gpu) -> Result<Check> {
         keys: qkv.slice(HEAD..),
         key_stride: 3 * HEAD,
     };
-    gpu.kernels.attention(
-        &from,
-        &tiles.as_view(),
-        (HEAD, HEAD),
-        &mut out.as_view_mut(),
-    )?;
-    Check::nothing_finite(
-        gpu,
-        "attention f16, a key overflowed",
-        "[3], 1 head of 64",
-        &out,
-    )
+    let (kernels, mut result) = (&gpu.kernels, out.as_view_mut());
+    kernels.attention(&from, &tiles.as_view(), (HEAD, HEAD), &mut result)?;
+    let what = ("attention f16, a key overflowed", "[3], 1 head of 64");
+    Check::nothing_finite(gpu, what, &out)
 }

@@ -4,38 +4,37 @@ use anyhow::Result;
 use half::f16;
 use serde::Serialize;
 
-use crate::ops::cuda::{gpu::Gpu, memory::Buffer, number::Number};
+use crate::ops::cuda::{
+    gpu::Gpu,
+    memory::Buffer,
+    number::{self, Number},
+};
 
 /// One comparison.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Check {
-    /// What was run.
+    /// The kernel that was run.
     pub kernel: String,
-    /// On what.
+    /// The shape of its inputs.
     pub shape: String,
     /// The largest difference from the reference, relative to the largest number of the reference
     /// or to 1.
     pub error: f64,
-    /// What the arithmetic allows.
+    /// The largest error that the arithmetic allows.
     pub limit: f64,
-    /// Whether it is within.
+    /// Whether the error is within the limit.
     pub passed: bool,
 }
 
 impl Check {
-    /// That an overflow in the input shows in every number of the output.
+    /// Checks that an overflow in the input shows in every number of the output.
     pub(super) fn nothing_finite(
         gpu: &Gpu,
-        kernel: &str,
-        shape: &str,
+        (kernel, shape): (&str, &str),
         found: &Buffer<f16>,
     ) -> Result<Self> {
-        let finite = gpu
-            .stream
-            .download(found)?
-            .iter()
-            .filter(|x| x.is_finite())
-            .count();
+        let found = gpu.stream.download(found)?;
+        let finite = found.iter().filter(|x| x.is_finite()).count();
         Ok(Self {
             kernel: kernel.to_owned(),
             shape: shape.to_owned(),
@@ -59,15 +58,8 @@ pub(super) struct Numbers<T> {
 
 impl<T: Number> Numbers<T> {
     pub(super) fn random(gpu: &Gpu, count: usize, seed: u64, scale: f32) -> Result<Self> {
-        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-        let numbers: Vec<T> = (0..count)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                T::from_f32(((state >> 40) as f32 / 8_388_608.0 - 1.0) * scale)
-            })
-            .collect();
+        let numbers = number::random::<f32>(count, seed);
+        let numbers: Vec<T> = numbers.map(|x| T::from_f32(x * scale)).collect();
         Ok(Self {
             exact: numbers.iter().map(|&x| f64::from(x.to_f32())).collect(),
             on_gpu: gpu.stream.upload(&numbers)?,
@@ -84,24 +76,18 @@ pub(super) fn poisoned<T: Number>(gpu: &Gpu, count: usize) -> Result<Buffer<T>> 
     gpu.stream.upload(&vec![T::from_f32(f32::NAN); count])
 }
 
+/// Compares what the GPU has with what the kernel should have computed on inputs of this shape.
 pub(super) fn compare<T: Number>(
     gpu: &Gpu,
-    kernel: &str,
-    shape: String,
+    (kernel, shape): (String, String),
     found: &Buffer<T>,
-    expected: &[f64],
+    expected: impl IntoIterator<Item = f64>,
 ) -> Result<Check> {
-    let found: Vec<f64> = gpu
-        .stream
-        .download(found)?
-        .iter()
-        .map(|x| f64::from(x.to_f32()))
-        .collect();
+    let found = gpu.stream.download(found)?;
+    let expected: Vec<f64> = expected.into_iter().collect();
     let largest = expected.iter().fold(1.0, |most: f64, x| most.max(x.abs()));
-    let differences = found
-        .iter()
-        .zip(expected)
-        .map(|(a, b)| (a - b).abs() / largest);
+    let found = found.iter().map(|x| f64::from(x.to_f32()));
+    let differences = found.zip(&expected).map(|(a, b)| (a - b).abs() / largest);
     // `max` passes over NaN, which must not pass.
     let error = differences.fold(0.0, |most: f64, x| {
         if x.is_nan() {
@@ -112,7 +98,7 @@ pub(super) fn compare<T: Number>(
     });
     let limit = limit::<T>();
     Ok(Check {
-        kernel: kernel.to_owned(),
+        kernel,
         shape,
         error,
         limit,

@@ -25,39 +25,20 @@ pub(super) fn multiply<T: Number, O: Number>(
         outputs,
         inputs,
     };
-    let bias_view = bias.on_gpu.as_view();
-    let bias_there = biased.then_some(&bias_view);
-    gpu.matmul.multiply(
-        (&x.on_gpu.as_view(), rows),
-        &view,
-        bias_there,
-        &mut out.as_view_mut(),
-    )?;
-    let expected = (0..padded).flat_map(|row| {
-        let row = x.row(row, inputs);
-        (0..outputs)
-            .map(|output| {
-                let products = row
-                    .iter()
-                    .zip(weight.row(output, inputs))
-                    .map(|(a, b)| a * b);
-                products.sum::<f64>() + if biased { bias.exact[output] } else { 0.0 }
-            })
-            .collect::<Vec<_>>()
+    let (left, bias_there) = (x.on_gpu.as_view(), bias.on_gpu.as_view());
+    let (bias_there, mut result) = (biased.then_some(&bias_there), out.as_view_mut());
+    let matmul = &gpu.matmul;
+    matmul.multiply((&left, rows), &view, bias_there, &mut result)?;
+    let expected = (0..padded * outputs).map(|i| {
+        let (row, output) = (i / outputs, i % outputs);
+        let pairs = x.row(row, inputs).iter().zip(weight.row(output, inputs));
+        let product: f64 = pairs.map(|(a, b)| a * b).sum();
+        product + if biased { bias.exact[output] } else { 0.0 }
     });
-    let name = format!(
-        "product {} to {}{}",
-        T::NAME,
-        O::NAME,
-        if biased { " and bias" } else { "" }
-    );
-    compare(
-        gpu,
-        &name,
-        format!("{rows} x {inputs}, {outputs} x {inputs}"),
-        &out,
-        &expected.collect::<Vec<_>>(),
-    )
+    let and_bias = if biased { " and bias" } else { "" };
+    let name = format!("product {} to {}{and_bias}", T::NAME, O::NAME);
+    let shape = format!("{rows} x {inputs}, {outputs} x {inputs}");
+    compare(gpu, (name, shape), &out, expected)
 }
 
 /// There and back, and whether what does not fit is noticed.
@@ -66,26 +47,16 @@ pub(super) fn narrow(gpu: &Gpu, count: usize) -> Result<Check> {
     let mut halves = poisoned::<f16>(gpu, count)?;
     let mut back = poisoned::<f32>(gpu, count)?;
     let mut lost = gpu.stream.upload(&[0u32])?;
-    gpu.kernels
-        .narrow(&from.on_gpu.as_view(), &mut halves.as_view_mut(), &mut lost)?;
-    gpu.kernels
-        .widen(&halves.as_view(), &mut back.as_view_mut())?;
-    let expected: Vec<f64> = from
-        .exact
-        .iter()
-        .map(|&x| f64::from(f16::from_f64(x).to_f32()))
-        .collect();
-    let mut check = compare(
-        gpu,
-        "f32 to f16 and back",
-        count.to_string(),
-        &back,
-        &expected,
-    )?;
+    let kernels = &gpu.kernels;
+    kernels.narrow(&from.on_gpu.as_view(), &mut halves.as_view_mut(), &mut lost)?;
+    kernels.widen(&halves.as_view(), &mut back.as_view_mut())?;
+    let exact = from.exact.iter();
+    let expected = exact.map(|&x| f64::from(f16::from_f64(x).to_f32()));
+    let what = ("f32 to f16 and back".to_owned(), count.to_string());
+    let mut check = compare(gpu, what, &back, expected)?;
     let fitted = gpu.stream.download(&lost)?[0] == 0;
     let large = gpu.stream.upload(&[65_520f32])?;
-    gpu.kernels
-        .narrow(&large.as_view(), &mut halves.slice_mut(..1), &mut lost)?;
+    kernels.narrow(&large.as_view(), &mut halves.slice_mut(..1), &mut lost)?;
     check.passed &= fitted && gpu.stream.download(&lost)?[0] == 1;
     Ok(check)
 }

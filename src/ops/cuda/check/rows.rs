@@ -10,6 +10,10 @@ use crate::ops::cuda::{
     number::Number,
 };
 
+fn shape(rows: usize, width: usize) -> String {
+    format!("{rows} x {width}")
+}
+
 fn norm(gpu: &Gpu, width: usize) -> Result<(Norm, Vec<f64>)> {
     let parameters = Numbers::<f32>::random(gpu, 2 * width, 99, 2.0)?;
     let norm = Norm {
@@ -24,10 +28,8 @@ fn normalised(row: &[f64], parameters: &[f64]) -> Vec<f64> {
     let mean = row.iter().sum::<f64>() / row.len() as f64;
     let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / row.len() as f64;
     let scale = 1.0 / (variance + 1e-5).sqrt();
-    let parameters = gain.iter().zip(shift);
-    row.iter()
-        .zip(parameters)
-        .map(|(x, (gain, shift))| (x - mean) * scale * gain + shift)
+    let row = row.iter().zip(gain.iter().zip(shift));
+    row.map(|(x, (gain, shift))| (x - mean) * scale * gain + shift)
         .collect()
 }
 
@@ -43,9 +45,8 @@ pub(super) fn embed<W: Number, T: Number>(gpu: &Gpu, rows: usize, width: usize) 
         tokens: ids_there.as_view(),
         positions: at_there.as_view(),
     };
-    let tables = (&tokens.on_gpu, &positions.on_gpu);
-    gpu.kernels
-        .embed(tables, &places, &norm, &mut out.as_view_mut())?;
+    let (kernels, tables) = (&gpu.kernels, (&tokens.on_gpu, &positions.on_gpu));
+    kernels.embed(tables, &places, &norm, &mut out.as_view_mut())?;
     let expected = (0..rows).flat_map(|row| {
         let token = tokens.row(ids[row] as usize, width);
         let position = positions.row(at[row] as usize, width);
@@ -53,13 +54,7 @@ pub(super) fn embed<W: Number, T: Number>(gpu: &Gpu, rows: usize, width: usize) 
         normalised(&sum, &parameters)
     });
     let name = format!("embed {} to {}", W::NAME, T::NAME);
-    compare(
-        gpu,
-        &name,
-        format!("{rows} x {width}"),
-        &out,
-        &expected.collect::<Vec<_>>(),
-    )
+    compare(gpu, (name, shape(rows, width)), &out, expected)
 }
 
 pub(super) fn add_norm<T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Result<Check> {
@@ -68,57 +63,32 @@ pub(super) fn add_norm<T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Resul
     let bias = Numbers::<f32>::random(gpu, width, 4, 1.0)?;
     let mut x = Numbers::<T>::random(gpu, rows * width, 5, 1.0)?;
     let (norm, parameters) = norm(gpu, width)?;
-    gpu.kernels.add_norm(
-        &product.on_gpu.as_view(),
-        &bias.on_gpu,
-        &norm,
-        &mut x.on_gpu.as_view_mut(),
-    )?;
+    let (kernels, mut sums) = (&gpu.kernels, x.on_gpu.as_view_mut());
+    kernels.add_norm(&product.on_gpu.as_view(), &bias.on_gpu, &norm, &mut sums)?;
     let expected = (0..rows).flat_map(|row| {
         let residual = product.row(row, width).iter().zip(x.row(row, width));
-        let sum: Vec<f64> = residual
-            .zip(&bias.exact)
-            .map(|((a, b), c)| a + b + c)
-            .collect();
-        normalised(&sum, &parameters)
+        let sums = residual.zip(&bias.exact).map(|((a, b), c)| a + b + c);
+        normalised(&sums.collect::<Vec<_>>(), &parameters)
     });
     let name = format!("residual and norm {}", T::NAME);
-    compare(
-        gpu,
-        &name,
-        format!("{rows} x {width}"),
-        &x.on_gpu,
-        &expected.collect::<Vec<_>>(),
-    )
+    compare(gpu, (name, shape(rows, width)), &x.on_gpu, expected)
 }
 
 pub(super) fn gelu<T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Result<Check> {
     let mut x = Numbers::<T>::random(gpu, rows * width, 6, 8.0)?;
     gpu.kernels.gelu(&mut x.on_gpu.as_view_mut())?;
-    let expected: Vec<f64> = x
-        .exact
-        .iter()
-        .map(|&x| 0.5 * x * (1.0 + erf(x / 2f64.sqrt())))
-        .collect();
-    compare(
-        gpu,
-        &format!("GELU {}", T::NAME),
-        format!("{rows} x {width}"),
-        &x.on_gpu,
-        &expected,
-    )
+    let exact = x.exact.iter();
+    let expected = exact.map(|&x| 0.5 * x * (1.0 + erf(x / 2f64.sqrt())));
+    let name = format!("GELU {}", T::NAME);
+    compare(gpu, (name, shape(rows, width)), &x.on_gpu, expected)
 }
 
 /// Infinities are overflows, and must reach the logit.
 pub(super) fn gelu_of_infinity(gpu: &Gpu) -> Result<Check> {
-    let mut x = gpu.stream.upload(&[
-        f16::INFINITY,
-        f16::NEG_INFINITY,
-        f16::NAN,
-        f16::NEG_INFINITY,
-    ])?;
+    let (plus, minus) = (f16::INFINITY, f16::NEG_INFINITY);
+    let mut x = gpu.stream.upload(&[plus, minus, f16::NAN, minus])?;
     gpu.kernels.gelu(&mut x.as_view_mut())?;
-    Check::nothing_finite(gpu, "GELU f16 of infinities", "1 x 4", &x)
+    Check::nothing_finite(gpu, ("GELU f16 of infinities", "1 x 4"), &x)
 }
 
 /// The error function by its series and, where that cancels, its continued fraction (Abramowitz and
@@ -145,24 +115,13 @@ pub(super) fn gather<T: Number>(gpu: &Gpu, rows: usize, width: usize) -> Result<
     let x = Numbers::<T>::random(gpu, 3 * rows * width, 7, 1.0)?;
     let indices: Vec<u32> = (0..rows).map(|i| (3 * rows - 1 - 2 * i) as u32).collect();
     let mut out = poisoned::<T>(gpu, rows * width)?;
-    let on_gpu = gpu.stream.upload(&indices)?;
-    gpu.kernels.gather(
-        &x.on_gpu.as_view(),
-        &on_gpu.as_view(),
-        &mut out.as_view_mut(),
-        width,
-    )?;
-    let expected = indices
-        .iter()
-        .flat_map(|&row| x.row(row as usize, width).to_vec());
+    let there = gpu.stream.upload(&indices)?;
+    let (from, there, mut to) = (x.on_gpu.as_view(), there.as_view(), out.as_view_mut());
+    gpu.kernels.gather(&from, &there, &mut to, width)?;
+    let rows_of_x = indices.iter().map(|&row| x.row(row as usize, width));
+    let expected = rows_of_x.flatten().copied();
     let name = format!("gather {}", T::NAME);
-    compare(
-        gpu,
-        &name,
-        format!("{rows} x {width}"),
-        &out,
-        &expected.collect::<Vec<_>>(),
-    )
+    compare(gpu, (name, shape(rows, width)), &out, expected)
 }
 
 pub(super) fn head(gpu: &Gpu, rows: usize, width: usize) -> Result<Check> {
@@ -171,30 +130,18 @@ pub(super) fn head(gpu: &Gpu, rows: usize, width: usize) -> Result<Check> {
     let output = Numbers::<f32>::random(gpu, width, 10, 1.0)?;
     let output_bias = Numbers::<f32>::random(gpu, 1, 11, 1.0)?;
     let mut logits = poisoned::<f32>(gpu, rows)?;
-    gpu.kernels.head(
-        &product.on_gpu.as_view(),
-        &bias.on_gpu,
-        (&output.on_gpu, &output_bias.on_gpu),
-        &mut logits.as_view_mut(),
-    )?;
+    let (features, results) = (product.on_gpu.as_view(), &mut logits.as_view_mut());
+    let there = (&output.on_gpu, &output_bias.on_gpu);
+    gpu.kernels.head(&features, &bias.on_gpu, there, results)?;
     let expected = (0..rows).map(|row| {
-        let terms = product
-            .row(row, width)
-            .iter()
-            .zip(&bias.exact)
+        let features = product.row(row, width).iter().zip(&bias.exact);
+        let terms = features
+            .map(|(x, bias)| (x + bias).tanh())
             .zip(&output.exact);
-        terms
-            .map(|((x, bias), weight)| (x + bias).tanh() * weight)
-            .sum::<f64>()
-            + output_bias.exact[0]
+        output_bias.exact[0] + terms.map(|(x, weight)| x * weight).sum::<f64>()
     });
-    compare(
-        gpu,
-        "head",
-        format!("{rows} x {width}"),
-        &logits,
-        &expected.collect::<Vec<_>>(),
-    )
+    let what = ("head".to_owned(), shape(rows, width));
+    compare(gpu, what, &logits, expected)
 }
 
 #[cfg(test)]

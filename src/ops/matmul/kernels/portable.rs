@@ -1,33 +1,30 @@
 //! Tiles in plain Rust, for any processor.
 
-use crate::ops::matmul::tile::{Candidate, LaneType, Run, Tile};
+#![expect(
+    unsafe_code,
+    reason = "has the form of the kernels with vector instructions"
+)]
+
+use crate::ops::matmul::tile::{Candidate, LaneType, Tile};
 
 const MR: usize = 4;
 const NR: usize = 16;
 
-pub(super) const F32: Candidate =
-    tile(LaneType::F32, run::<F32Lanes>, peak_flops_probe::<F32Lanes>);
-pub(super) const INT16: Candidate = tile(
-    LaneType::Int16,
-    run::<Int16Lanes>,
-    peak_flops_probe::<Int16Lanes>,
-);
+pub(super) static TILES: &[Candidate] = &[
+    (|| true, tile::<F32Lanes>(LaneType::F32)),
+    (|| true, tile::<Int16Lanes>(LaneType::Int16)),
+];
 
-const fn tile(
-    lane_type: LaneType,
-    run: Run,
-    peak_flops_probe: unsafe fn(usize) -> u32,
-) -> Candidate {
-    let tile = Tile {
+const fn tile<D: Dot>(lane_type: LaneType) -> Tile {
+    Tile {
         instructions: "portable",
         lane_type,
         mr: MR,
         nr: NR,
-        run,
-        peak_flops_probe,
+        run: run::<D>,
+        peak_flops_probe: peak_flops_probe::<D>,
         probe_lanes: MR * NR,
-    };
-    (|| true, tile)
+    }
 }
 
 /// A multiply-add of lanes, written so that the compiler can make vectors of sixteen in a row.
@@ -62,10 +59,6 @@ impl Dot for Int16Lanes {
     }
 }
 
-#[expect(
-    unsafe_code,
-    reason = "has the form of the kernels with vector instructions"
-)]
 unsafe fn run<D: Dot>(
     kc: usize,
     (lhs, lhs_step): (*const u32, usize),
@@ -97,10 +90,6 @@ unsafe fn run<D: Dot>(
     acc.copy_from_slice(&tile);
 }
 
-#[expect(
-    unsafe_code,
-    reason = "has the form of the kernels with vector instructions"
-)]
 unsafe fn peak_flops_probe<D: Dot>(rounds: usize) -> u32 {
     let mut tile = [[0x3f80_3f80u32; NR]; MR];
     let b = std::hint::black_box([0x3f80_3f80u32; NR]);

@@ -10,6 +10,18 @@ use std::arch::x86_64::*;
 
 use crate::ops::matmul::tile::{Candidate, LaneType, Tile};
 
+/// The tiles of this file. Of those that can do the same, the best comes first.
+pub(super) static TILES: &[Candidate] = &[
+    BF16_AVX512,
+    BF16_AVX512_NARROW,
+    F32_AVX512,
+    F32_AVX512_NARROW,
+    F32_AVX2,
+    INT8_AVX512,
+    INT8_AVX,
+    INT16_AVX2,
+];
+
 /// About one, whatever a lane is taken for: nothing that a processor is slow with.
 const ONES: u32 = 0x3f80_3f80;
 
@@ -26,7 +38,7 @@ macro_rules! tile {
         splat = |$lane:ident| $splat:expr,
         dot = |$sum:ident, $a:ident, $b:ident| $dot:expr
     ) => {
-        $(pub(super) const $tile: Candidate = (
+        $(const $tile: Candidate = (
             || $detected,
             Tile {
                 instructions: $instructions,
@@ -195,7 +207,7 @@ tile!(
     dot = |sum, a, b| _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
 );
 
-/// The same bits, as the type that the bf16 instructions ask for.
+/// Gives the bits of a vector the type that the bf16 instructions ask for.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn bf16s(x: __m512) -> __m512bh {
