@@ -7,8 +7,8 @@
 use std::{sync::LazyLock, time::Duration};
 
 use prometheus::{
-    Counter, CounterVec, Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter,
-    IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    Counter, CounterVec, Encoder as _, GaugeVec, Histogram, HistogramOpts, HistogramVec,
+    IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
     exponential_buckets,
 };
 
@@ -217,6 +217,7 @@ pub(crate) struct Metrics {
     pub cache: Cached,
     info: IntGaugeVec,
     certificate_end: IntGaugeVec,
+    gpus: Gpus,
     batches: Batches,
 }
 
@@ -234,6 +235,15 @@ pub(crate) struct Cached {
     pub redis_connected: IntGauge,
     /// Time that requests waited for Redis.
     pub redis_seconds: Histogram,
+}
+
+/// How GPUs are doing. What a card does not tell is not there.
+struct Gpus {
+    memory_used: IntGaugeVec,
+    memory_total: IntGaugeVec,
+    utilization: GaugeVec,
+    temperature: GaugeVec,
+    power: GaugeVec,
 }
 
 /// What is counted of the batches that the model computes.
@@ -305,6 +315,7 @@ impl Metrics {
                 "When the first certificate of the chain ends, in seconds since 1970.",
                 &[],
             ),
+            gpus: Gpus::new(&new),
             cache: Cached::new(&new),
             batches: Batches::new(&new),
             registry: new.0,
@@ -351,6 +362,33 @@ impl Metrics {
         self.certificate_end.with_label_values(&none).set(seconds);
     }
 
+    /// Says how much of a GPU's memory is in use, of how much.
+    pub(crate) fn set_gpu_memory(&self, gpu: usize, used: u64, total: u64) {
+        let gpu = gpu.to_string();
+        for (gauges, bytes) in [
+            (&self.gpus.memory_used, used),
+            (&self.gpus.memory_total, total),
+        ] {
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            gauges.with_label_values(&[&gpu]).set(bytes);
+        }
+    }
+
+    /// Says what a GPU's sensors show: utilization from 0 to 1, degrees Celsius, watts.
+    pub(crate) fn set_gpu_sensors(&self, gpu: usize, sensors: [Option<f64>; 3]) {
+        let gpu = gpu.to_string();
+        let gauges = [
+            &self.gpus.utilization,
+            &self.gpus.temperature,
+            &self.gpus.power,
+        ];
+        for (gauges, value) in gauges.into_iter().zip(sensors) {
+            if let Some(value) = value {
+                gauges.with_label_values(&[&gpu]).set(value);
+            }
+        }
+    }
+
     /// Notes a batch of so many pairs and tokens that has been computed, with how many tokens of
     /// padding.
     pub(crate) fn observe_batch(
@@ -382,6 +420,30 @@ impl Metrics {
         let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         encoded.expect("writing to memory does not fail");
         String::from_utf8(text).expect("the format is text")
+    }
+}
+
+impl Gpus {
+    fn new(new: &New) -> Self {
+        let gauges = |name, help| new.real_gauges(name, help, "gpu");
+        Self {
+            memory_used: new.gauges(
+                "gpu_memory_used_bytes",
+                "Bytes of a GPU's memory in use, by all processes.",
+                &["gpu"],
+            ),
+            memory_total: new.gauges(
+                "gpu_memory_total_bytes",
+                "Bytes of memory that a GPU has.",
+                &["gpu"],
+            ),
+            utilization: gauges(
+                "gpu_utilization_ratio",
+                "Share of the last moments in which a kernel ran.",
+            ),
+            temperature: gauges("gpu_temperature_celsius", "Temperature of a GPU."),
+            power: gauges("gpu_power_watts", "Power that a GPU draws."),
+        }
     }
 }
 
@@ -509,6 +571,11 @@ impl New {
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.registered(IntGaugeVec::new(opts(name, help), labels))
+    }
+
+    /// Gauges of what need not be whole.
+    fn real_gauges(&self, name: &str, help: &str, label: &str) -> GaugeVec {
+        self.registered(GaugeVec::new(opts(name, help), &[label]))
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Histogram {

@@ -29,6 +29,10 @@ mod precision;
 pub(crate) mod simd;
 pub(crate) mod softmax;
 
+#[cfg(feature = "cuda")]
+pub(crate) use self::cuda::gpu_states;
+#[cfg(not(feature = "cuda"))]
+pub(crate) use self::gpu_info::gpu_states;
 pub(crate) use self::{
     activation::Activation,
     aligned::Aligned,

@@ -10,10 +10,15 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
 use super::{app::App, error::ApiError};
-use crate::{metrics, ops::GpuInfo, rerank::Reranker};
+use crate::{
+    metrics::{self, Metrics},
+    ops::{GpuInfo, gpu_states},
+    rerank::Reranker,
+};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -203,6 +208,23 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     app.metrics
         .queue_pairs
         .set(i64::try_from(queued).unwrap_or(i64::MAX));
+    if let Some(reranker) = app.reranker.get() {
+        note_gpus(&app.metrics, &reranker.info().gpus).await;
+    }
     let content_type = [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)];
     (content_type, app.metrics.render()).into_response()
+}
+
+/// Asks the driver how the GPUs are doing; that may take milliseconds.
+async fn note_gpus(metrics: &Metrics, gpus: &[GpuInfo]) {
+    if gpus.is_empty() {
+        return;
+    }
+    let gpus = gpus.to_vec();
+    let states = spawn_blocking(move || gpu_states(&gpus)).await;
+    for gpu in states.unwrap_or_default() {
+        metrics.set_gpu_memory(gpu.ordinal, gpu.memory_used, gpu.memory_total);
+        let sensors = [gpu.utilization, gpu.temperature, gpu.power];
+        metrics.set_gpu_sensors(gpu.ordinal, sensors);
+    }
 }

@@ -14,6 +14,7 @@ mod check;
 mod gpu;
 mod images;
 mod kernels;
+mod management;
 mod matmul;
 mod memory;
 mod number;
@@ -23,6 +24,7 @@ pub(crate) use self::{
     check::{Check, checks},
     gpu::{Gpu, is_out_of_memory},
     kernels::{Norm, Qkv, Rows, TILE_QUERIES, WIDEST},
+    management::gpu_states,
     matmul::{ROWS, WeightView},
     memory::{Buffer, Event, Pinned, seconds_between},
     number::Number,

@@ -7,6 +7,8 @@ use serde::Serialize;
 pub struct GpuInfo {
     /// The number of this GPU among those that the driver shows to this process.
     pub ordinal: usize,
+    /// The identifier that `nvidia-smi -L` shows, such as `GPU-5f3e…`.
+    pub uuid: String,
     /// The name of the model, such as `Tesla T4`.
     pub name: String,
     /// The size of all its memory.
@@ -17,4 +19,27 @@ pub struct GpuInfo {
     pub driver: String,
     /// The newest CUDA that the driver knows, as `12.2`.
     pub cuda: String,
+}
+
+/// How a GPU is doing, for all processes that use it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct GpuState {
+    /// The number of this GPU among those that the driver shows to this process.
+    pub ordinal: usize,
+    /// Bytes in use.
+    pub memory_used: u64,
+    /// Bytes that there are.
+    pub memory_total: u64,
+    /// The share of the last moments in which a kernel ran, where the card tells.
+    pub utilization: Option<f64>,
+    /// In degrees Celsius, where the card tells.
+    pub temperature: Option<f64>,
+    /// In watts, where the card tells.
+    pub power: Option<f64>,
+}
+
+/// How GPUs are doing; there are none in this build.
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn gpu_states(_gpus: &[GpuInfo]) -> Vec<GpuState> {
+    Vec::new()
 }

@@ -359,3 +359,25 @@ fn the_examination_passes() {
     assert_eq!(found["passed"], true);
     assert_eq!(found["layers"]["launches_per_layer"], 8);
 }
+
+#[test]
+fn metrics_say_how_the_gpus_are_doing() {
+    let Some(folder) = emulated() else { return };
+    let options = [("DEVICE", "cuda:1,cuda:0"), ("EMULATED_GPU_COUNT", "2")];
+    let server = Server::start(&with_gpu(&folder, &options));
+    let uuid = |gpu: usize| server.get("/info").json()["gpus"][gpu]["uuid"].clone();
+    assert_ne!(uuid(0), uuid(1));
+    assert!(uuid(0).as_str().unwrap().starts_with("GPU-"), "{}", uuid(0));
+    let metrics = server.get("/metrics").body;
+    for line in [
+        "reranker_gpu_memory_used_bytes{gpu=\"0\"} 1000000",
+        "reranker_gpu_memory_used_bytes{gpu=\"1\"} 2000000",
+        "reranker_gpu_utilization_ratio{gpu=\"1\"} 0.42",
+        "reranker_gpu_temperature_celsius{gpu=\"0\"} 51",
+        "reranker_gpu_temperature_celsius{gpu=\"1\"} 52",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    // This machine has no such sensor.
+    assert!(!metrics.contains("reranker_gpu_power_watts"));
+}

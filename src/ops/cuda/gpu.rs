@@ -60,6 +60,11 @@ fn device_count() -> Result<usize> {
     }
 }
 
+/// A UUID as NVIDIA's tools show it.
+fn shown(uuid: [u8; 16]) -> String {
+    format!("GPU-{}", uuid::Uuid::from_bytes(uuid).hyphenated())
+}
+
 impl Gpu {
     /// Prepares the GPU of this number.
     ///
@@ -77,6 +82,7 @@ impl Gpu {
         let (capability, cuda) = (capability(&context)?, driver_version()?);
         let info = GpuInfo {
             ordinal,
+            uuid: shown(context.uuid()?.bytes.map(i8::cast_unsigned)),
             name: context.name()?,
             memory_bytes: context.total_mem()?,
             compute_capability: dotted(capability, 10),

@@ -82,11 +82,6 @@ int attribute_of(int attribute, const Device& device) {
     }
 }
 
-void write_uuid(unsigned char* to, const Device& device) {
-    memcpy(to, "EMULATED GPU NO", 15);
-    to[15] = device.number;
-}
-
 } // namespace
 
 int most_shared_memory() {
@@ -142,7 +137,7 @@ EXPORT Result cuDeviceGetName(char* name, int size, int device) {
 EXPORT Result cuDeviceGetUuid(unsigned char* uuid, int device) {
     if (!device_at(device))
         return INVALID_DEVICE;
-    write_uuid(uuid, *device_at(device));
+    write_uuid(uuid, device_at(device)->number);
     return SUCCESS;
 }
 

@@ -7,6 +7,7 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 namespace emulated {
 
@@ -83,6 +84,11 @@ void log_line(const char* format, ...) {
     // One write, so that lines of several threads and of both libraries do not mix.
     if (write(log, line, length + 1) < 0)
         perror("emulated GPU: log");
+}
+
+void write_uuid(unsigned char* to, int number) {
+    memcpy(to, "EMULATED GPU NO", 15);
+    to[15] = static_cast<unsigned char>(number);
 }
 
 } // namespace emulated

@@ -23,6 +23,9 @@ struct Settings {
 // Read once, when first asked for.
 const Settings& settings();
 
+// The 16 bytes by which a GPU of this number is known.
+void write_uuid(unsigned char* to, int number);
+
 // Appends a line to EMULATED_GPU_LOG, if set.
 void log_line(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
