@@ -122,7 +122,7 @@ mutations: ## Break CUDA kernels on purpose: the tests must notice
 ##@ Measure (CONTRIBUTING.md says where results go)
 
 .PHONY: bench bench-goodput bench-load bench-overhead bench-peers bench-accuracy
-.PHONY: bench-kernels bench-gpu bench-paper
+.PHONY: bench-kernels bench-gpu bench-paper bench-capacity
 BENCH := target/bench
 BENCH_PYTHON := $(BENCH)/python/bin/python
 BENCH_READY := $(BENCH)/python/.complete
@@ -168,3 +168,6 @@ bench-gpu: build-cuda ## Measure an NVIDIA GPU beside PyTorch (PYTHON must have 
 bench-paper: $(BENCH_READY) ## Predict the speed on a T4 and an H100 from the compiled kernels
 	bash scripts/cuda-toolkit.sh >/dev/null
 	$(BENCH_PYTHON) benches/gpu/on_paper.py $(ARGS)
+
+bench-capacity: ## Simulate how many requests a second a T4, eight CPU cores and several of them do
+	$(PYTHON) benches/capacity/capacity.py $(ARGS)

@@ -7,6 +7,7 @@ import sys
 import tomllib
 import unittest
 from pathlib import Path
+from textwrap import dedent
 
 import dockerfile
 from ruamel.yaml import YAML
@@ -14,7 +15,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ["Dockerfile.cpu", "Dockerfile.gpu"]
 COMPOSE = {"docker-compose.cpu.yml": "Dockerfile.cpu", "docker-compose.gpu.yml": "Dockerfile.gpu"}
-GUIDE = "docs/deploy-gpu.md"
+GUIDES = ["docs/deploy-gpu.md", "docs/operations.md", "docs/coolify.md", "docs/capacity.md"]
 PORT = 8002
 LEAST_START_PERIOD = 120  # seconds, as in the compose file that ours replaces
 DRAIN = 30  # seconds: the default of RERANKER_DRAIN_TIMEOUT_MS
@@ -354,30 +355,37 @@ class GpuCompose(Test):
         self.assertEqual(missing, set(), "pass these on in docker-compose.gpu.yml")
 
 
-class Guide(Test):
-    text = read(GUIDE)
+class Guides(Test):
+    texts = {name: read(name) for name in GUIDES}
 
     def blocks(self, language):
-        return re.findall(rf"^```{language}\n(.*?)^```$", self.text, re.M | re.S)
+        """The fenced texts of all pages, those in lists too."""
+        fence = re.compile(rf"^( *)```{language}\n(.*?)^ *```$", re.M | re.S)
+        return [
+            (name, dedent(found[2])) for name, text in self.texts.items() for found in fence.finditer(text)
+        ]
 
     def test_commands_parse(self):
-        self.assertGreater(len(self.blocks("sh")), 10)
-        for block in self.blocks("sh"):
+        blocks = self.blocks("sh")
+        self.assertEqual({name for name, _ in blocks}, set(GUIDES) - {"docs/capacity.md"})
+        for name, block in blocks:
             done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True)
-            self.assertEqual(done.returncode, 0, done.stderr + block)
+            self.assertEqual(done.returncode, 0, f"{name}: {done.stderr}{block}")
 
     def test_json_and_yaml_parse(self):
-        for block in self.blocks("json"):
+        for _, block in self.blocks("json"):
             json.loads(block)
-        for block in self.blocks("yaml"):
+        for _, block in self.blocks("yaml"):
             YAML(typ="safe").load(block)
 
     def test_options_exist(self):
         of_ragfab = {"RERANKER_API_URL", "RERANKER_ENABLED", "RERANKER_TOP_K", "RERANKER_RETURN_K"}
         of_the_driver = {"CUDA_VISIBLE_DEVICES", "CUDA_ERROR_"}
         of_the_build = {"RERANKER_CUDA_CAPABILITIES", "CUDA_VERSION", "CUDA_COMPUTE_CAPABILITIES"}
-        named = set(re.findall(r"\b(?:RERANKER|CUDA)_[A-Z_]+\b", self.text))
-        self.assertEqual(named - options() - of_ragfab - of_the_driver - of_the_build, set())
+        for name, text in self.texts.items():
+            named = set(re.findall(r"\b(?:RERANKER|CUDA)_[A-Z_]+\b", text))
+            unknown = named - options() - of_ragfab - of_the_driver - of_the_build
+            self.assertEqual(unknown, set(), name)
 
 
 def rust_files():

@@ -212,7 +212,7 @@ fn blocks(text: &str) -> Vec<String> {
 }
 
 /// The targets of the links in a block.
-fn targets(block: &str) -> Vec<String> {
+pub(crate) fn targets(block: &str) -> Vec<String> {
     // What is between backticks, every other part, is no link.
     let prose: String = block.split('`').step_by(2).collect();
     prose
@@ -234,14 +234,14 @@ fn ids(block: &str) -> Vec<String> {
 }
 
 /// The text of a heading.
-fn heading(line: &str) -> Option<&str> {
+pub(crate) fn heading(line: &str) -> Option<&str> {
     let text = line.trim_start_matches('#');
     let is_marked = (1..=6).contains(&(line.len() - text.len()));
     text.strip_prefix(' ').filter(|_| is_marked)
 }
 
 /// The anchor that GitHub gives a heading.
-fn slug(heading: &str) -> String {
+pub(crate) fn slug(heading: &str) -> String {
     let mut text = String::new();
     for (n, part) in heading.split("](").enumerate() {
         // Of a link the text counts, and not the target.

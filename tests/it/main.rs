@@ -22,4 +22,5 @@ mod parity;
 mod streams;
 mod support;
 mod tidy;
+mod translations;
 mod vendors;
