@@ -1,7 +1,10 @@
 """Facts that hold for the Helm chart with every set of values; run by `tests/helm/run`."""
 
 import copy
+import os
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -31,8 +34,8 @@ def options():
 class Rendered:
     """What an installation of the chart would make."""
 
-    def __init__(self, values, release="search"):
-        with helm.Chart.load(CHART) as chart:
+    def __init__(self, values, release="search", chart=CHART):
+        with helm.Chart.load(chart) as chart:
             chart.validate_schema(values)
             texts = chart.render(values, name=release, namespace=NAMESPACE)
             self.values = chart.merge_values(values)
@@ -271,6 +274,16 @@ class Chart(unittest.TestCase):
         chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
         self.assertEqual((chart["version"], chart["appVersion"]), (VERSION, VERSION))
         self.assertIn(f">={schemas.VERSIONS[0]}.", chart["kubeVersion"])
+
+    def test_a_release_names_its_images(self):
+        """The release workflow changes one line of a copy of values.yaml."""
+        text = (ROOT / ".github/workflows/release.yml").read_text()
+        command = re.search(r"^ +(sed -i .*) deploy/helm/reranker/values.yaml$", text, re.M)[1]
+        with tempfile.TemporaryDirectory() as folder:
+            released = shutil.copytree(CHART, Path(folder) / "reranker")
+            environment = {"PATH": os.environ["PATH"], "GITHUB_REPOSITORY": "Owner/Service"}
+            subprocess.run(["bash", "-c", f"{command} {released}/values.yaml"], env=environment, check=True)
+            self.assertEqual(Rendered({}, chart=released).container()["image"], f"ghcr.io/owner/service:{VERSION}-cpu")
 
     def test_helm_finds_nothing_wrong(self):
         for path in SETS:
