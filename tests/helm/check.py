@@ -125,6 +125,9 @@ class Everywhere(unittest.TestCase):
                     and not absent & set(each["metadata"]["labels"])
                 ]
                 self.assertEqual(len(services), 1)
+                job = services[0]["metadata"]["labels"][monitor["spec"]["jobLabel"]]
+                alerts = (CHART / "files/alerts.yml").read_text()
+                self.assertLessEqual(set(re.findall(r'job="([^"]*)"', alerts)), {job})
                 self.assertIn(monitor["spec"]["endpoints"][0]["port"], [p["name"] for p in services[0]["spec"]["ports"]])
 
     def test_autoscalers_scale_what_is_there(self):

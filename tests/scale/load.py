@@ -42,13 +42,18 @@ def ask(connection, payload, cached=False):
         answer = connection.getresponse()
         text = answer.read()
         if answer.status != 200:
-            return Answer(identity, answer.status, None, text[:200])
+            return Answer(identity, answer.status, None, message(text))
         if answer.headers["X-Request-Id"] != identity:
             return Answer(identity, None, None, "another request's answer")
         return Answer(identity, 200, ranking(text))
     except (OSError, http.client.HTTPException) as error:
         connection.close()
         return Answer(identity, None, None, repr(error))
+
+
+def message(text):
+    """What an error says: HAProxy's own are to look like the servers'."""
+    return json.loads(text)["message"]
 
 
 def ranking(text):

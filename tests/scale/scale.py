@@ -96,8 +96,10 @@ def one_is_killed(scaled, load):
     check("their answers are right", all(right))
     log = wait_for("the log has them", lambda: has_all(scaled.balancer.lines(), answers))
     check("the log says so", all(log[each.identity][1] > 0 for each in answers), log)
-    statuses = [each.status for each in large.wait()]
+    answers = large.wait()
+    statuses = [each.status for each in answers]
     check("those beyond tune.bufsize are answered 502", statuses == [502, 502], statuses)
+    check("the answer says what to do", all("send it again" in each.problem for each in answers))
     wait_for("the killed server is out", lambda: scaled.balancer.is_gone(victim))
     scaled.forget(victim)
     progress(load)
