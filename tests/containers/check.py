@@ -16,6 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ["Dockerfile.cpu", "Dockerfile.gpu"]
 COMPOSE = {"docker-compose.cpu.yml": "Dockerfile.cpu", "docker-compose.gpu.yml": "Dockerfile.gpu"}
 GUIDES = ["docs/deploy-gpu.md", "docs/operations.md", "docs/coolify.md", "docs/capacity.md"]
+MONITORING = "deploy/monitoring"
+SCALED = "deploy/scale/docker-compose.scale.yml"
+HAPROXY = "deploy/scale/haproxy.cfg"
 PORT = 8002
 LEAST_START_PERIOD = 120  # seconds, as in the compose file that ours replaces
 DRAIN = 30  # seconds: the default of RERANKER_DRAIN_TIMEOUT_MS
@@ -293,7 +296,9 @@ class GpuImage(Test):
 
 class ComposeFiles(Test):
     def test_every_file_is_known(self):
-        self.assertEqual({path.name for path in ROOT.glob("*compose*.y*ml")}, set(COMPOSE))
+        found = [*ROOT.glob("*compose*.y*ml"), *ROOT.glob("deploy/**/*compose*.y*ml")]
+        known = {*COMPOSE, SCALED, f"{MONITORING}/docker-compose.monitoring.yml"}
+        self.assertEqual({str(path.relative_to(ROOT)) for path in found}, known)
 
     def test_it_builds_its_image(self):
         for name, _, _, service in self.services():
@@ -353,6 +358,118 @@ class GpuCompose(Test):
     def test_every_option_can_be_set(self):
         missing = options() - FIXED - set(self.service["environment"])
         self.assertEqual(missing, set(), "pass these on in docker-compose.gpu.yml")
+
+
+class Monitoring(Test):
+    """What goes beside either compose file; `tests/monitoring/run` has its programs run."""
+
+    services = YAML(typ="safe").load(read(f"{MONITORING}/docker-compose.monitoring.yml"))["services"]
+    prometheus = YAML(typ="safe").load(read(f"{MONITORING}/prometheus.yml"))
+    groups = YAML(typ="safe").load(read(f"{MONITORING}/alerts.yml"))["groups"]
+
+    def test_prometheus_finds_the_server_of_either_file(self):
+        (job,) = self.prometheus["scrape_configs"]
+        (found,) = job["dns_sd_configs"]
+        self.assertEqual((found["names"], found["port"]), (["reranker"], PORT))
+        for name in self.each(COMPOSE):
+            ((service, options),) = YAML(typ="safe").load(read(name))["services"].items()
+            aliases = options.get("networks", {}).get("default", {}).get("aliases", [])
+            self.assertIn("reranker", [service, *aliases])
+
+    def test_files_that_are_mounted_exist(self):
+        for service in self.each(self.services.values()):
+            for volume in service["volumes"]:
+                if volume.startswith("."):
+                    self.assertTrue((ROOT / volume.split(":")[0]).exists(), volume)
+
+    def test_images_have_versions_and_ports_are_local(self):
+        for service in self.each(self.services.values()):
+            self.assertRegex(service["image"], r":v?\d+\.\d+\.\d+$")
+            for port in service["ports"]:
+                self.assertTrue(port.startswith("127.0.0.1:"), port)
+
+    def test_services_find_each_other(self):
+        (managers,) = self.prometheus["alerting"]["alertmanagers"][0]["static_configs"]
+        self.assertEqual([target.split(":")[0] for target in managers["targets"]], ["alertmanager"])
+        source = YAML(typ="safe").load(read(f"{MONITORING}/grafana/provisioning/datasources/prometheus.yml"))
+        self.assertEqual(source["datasources"][0]["url"], "http://prometheus:9090")
+        self.assertLessEqual({"alertmanager", "prometheus"}, set(self.services))
+
+    def test_each_alert_has_a_paragraph(self):
+        pages = [read("docs/operations.md"), read("docs/fr/operations.md")]
+        alerts = [rule for group in self.groups for rule in group["rules"]]
+        for alert in self.each(alerts):
+            name = alert["alert"]
+            self.assertEqual(alert["annotations"]["runbook_url"], f"docs/operations.md#{name.lower()}")
+            for page in pages:
+                self.assertRegex(page, rf"(?m)^### {name}\n\n\w")
+
+
+class ScaledCompose(Test):
+    """Several servers, HAProxy and a Redis; `tests/scale/run` has them run."""
+
+    document = YAML(typ="safe").load(read(SCALED))
+    haproxy = document["services"]["haproxy"]
+    reranker = document["services"]["reranker"]
+    redis = document["services"]["redis"]
+    configuration = read(HAPROXY)
+
+    def variable(self, name):
+        return re.search(rf"^ +presetenv {name} (\S+)$", self.configuration, re.M)[1]
+
+    def time(self, name):
+        return seconds(re.search(rf"^ +timeout {name} (\S+)$", self.configuration, re.M)[1])
+
+    def default(self, name):
+        """The default of an option that is a time in milliseconds, in seconds."""
+        return int(re.search(rf"^# {name}=(\d+)$", read(".env.example"), re.M)[1]) / 1000
+
+    def test_servers_are_as_in_the_other_file(self):
+        single = YAML(typ="safe").load(read("docker-compose.cpu.yml"))["services"]["reranker"]
+        same = ["image", "restart", "stop_grace_period", "healthcheck", "volumes"]
+        for name in [*same, "read_only", "cap_drop", "security_opt"]:
+            self.assertEqual(self.reranker[name], single[name], name)
+        build = {"context": "../..", "dockerfile": single["build"]["dockerfile"]}
+        self.assertEqual(self.reranker["build"], build)
+        self.assertTrue((ROOT / SCALED).parent.joinpath(build["context"], build["dockerfile"]).exists())
+        environment = dict(self.reranker["environment"])
+        self.assertIn("RAYON_NUM_THREADS", environment)
+        del environment["RAYON_NUM_THREADS"]
+        own = {"RERANKER_REDIS_URL"}
+        self.assertLessEqual(set(environment), options())
+        for name in set(environment) - own:
+            self.assertEqual(environment[name], single["environment"][name], name)
+
+    def test_services_find_each_other(self):
+        self.assertIn(self.variable("REPLICA_NAME"), self.document["services"])
+        self.assertEqual(self.variable("REPLICA_PORT"), str(PORT))
+        self.assertEqual(self.haproxy["ports"][0], f"{PORT}{self.variable('LISTEN')}")
+        self.assertTrue(self.haproxy["ports"][1].endswith(self.variable("STATUS")))
+        self.assertIn(f"127.0.0.1{self.variable('STATUS')}/ready", self.haproxy["healthcheck"]["test"][-1])
+        host = re.fullmatch(r"redis://([a-z]+):6379/0", self.reranker["environment"]["RERANKER_REDIS_URL"])[1]
+        self.assertIs(self.document["services"][host], self.redis)
+        source = self.haproxy["volumes"][0].split(":")[0]
+        self.assertEqual((ROOT / SCALED).parent.joinpath(source), ROOT / HAPROXY)
+
+    def test_only_the_balancer_is_published(self):
+        self.assertEqual([name for name, each in self.document["services"].items() if "ports" in each], ["haproxy"])
+
+    def test_all_are_watched_restarted_and_without_privileges(self):
+        for service in self.each(self.document["services"].values()):
+            self.assertIn("test", service["healthcheck"])
+            self.assertEqual(service["restart"], "unless-stopped")
+            self.assertIs(service["read_only"], True)
+            self.assertEqual(service["cap_drop"], ["ALL"])
+            self.assertEqual(service["security_opt"], ["no-new-privileges:true"])
+
+    def test_times_fit_those_of_the_server(self):
+        self.assertGreater(self.time("server"), self.default("RERANKER_DEADLINE_MS"))
+        self.assertGreater(seconds(self.haproxy["stop_grace_period"]), self.time("server"))
+        self.assertLess(self.time("http-keep-alive"), self.default("RERANKER_IDLE_TIMEOUT_MS"))
+        self.assertGreaterEqual(self.time("http-request"), self.default("RERANKER_HEADER_TIMEOUT_MS"))
+        self.assertGreater(self.time("client"), self.default("RERANKER_BODY_TIMEOUT_MS"))
+        body = re.search(r"wait-for-body time (\S+)", self.configuration)[1]
+        self.assertEqual(seconds(body), self.default("RERANKER_BODY_TIMEOUT_MS"))
 
 
 class Guides(Test):

@@ -120,6 +120,14 @@ fn the_compose_files_pass_on_each_variable() {
     for (file, without) in [
         ("docker-compose.cpu.yml", &["RERANKER_REQUIRE_GPU"][..]),
         ("docker-compose.gpu.yml", &[]),
+        (
+            "deploy/scale/docker-compose.scale.yml",
+            &[
+                "RERANKER_REQUIRE_GPU",
+                "RERANKER_TLS_CERT",
+                "RERANKER_TLS_KEY",
+            ],
+        ),
     ] {
         let text = fs::read_to_string(file).unwrap();
         for Setting { variable, .. } in settings() {
