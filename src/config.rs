@@ -22,7 +22,7 @@ use crate::{
     http::Settings as HttpSettings,
     model::{self, Backend, BuildOptions, Device, Dtype, source::Source},
     rerank, scheduler,
-    telemetry::{self, LogLevel},
+    telemetry::{self, LogFormat, LogLevel},
     tokenizer::MIN_LENGTH,
 };
 
@@ -182,6 +182,15 @@ pub(crate) struct LogArgs {
     #[arg(long, env = "LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: LogLevel,
 
+    /// How lines of the log are written: text, or json for programs that collect them
+    #[arg(
+        long,
+        env = "LOG_FORMAT",
+        default_value = "text",
+        value_name = "FORMAT"
+    )]
+    pub log_format: LogFormat,
+
     /// Finer directives, as `reranker=debug,hyper=info`; wins over the level
     #[arg(long, env = "RUST_LOG", value_name = "DIRECTIVES")]
     pub rust_log: Option<String>,
@@ -315,6 +324,7 @@ impl LogArgs {
         telemetry::Settings {
             level: self.log_level,
             directives: self.rust_log.clone(),
+            format: self.log_format,
         }
     }
 }

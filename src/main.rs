@@ -30,7 +30,7 @@ fn run() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            telemetry::say(&format!("error: {error:#}"));
+            telemetry::report(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }

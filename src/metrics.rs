@@ -204,6 +204,19 @@ impl Metrics {
         self.certificate_end.with_label_values(&none).set(seconds);
     }
 
+    /// Forgets how GPUs were doing: what is not told again is not there.
+    pub(crate) fn forget_gpus(&self) {
+        self.gpus.memory_used.reset();
+        self.gpus.memory_total.reset();
+        for gauges in [
+            &self.gpus.utilization,
+            &self.gpus.temperature,
+            &self.gpus.power,
+        ] {
+            gauges.reset();
+        }
+    }
+
     /// Says how much of a GPU's memory is in use, of how much.
     pub(crate) fn set_gpu_memory(&self, gpu: usize, used: u64, total: u64) {
         let gpu = gpu.to_string();

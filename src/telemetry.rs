@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use tracing_subscriber::EnvFilter;
 
-pub use self::settings::{LogLevel, Settings};
+pub use self::settings::{LogFormat, LogLevel, Settings};
 use self::{outlet::Outlet, stamp::stamped};
 
 static STANDARD_ERROR: Outlet = Outlet::new();
@@ -41,19 +41,30 @@ pub fn start() {
 /// # Errors
 /// Directives that cannot be read, or logging that is started already.
 pub fn init(settings: &Settings) -> Result<()> {
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter(settings)?)
         .with_writer(|| Lines)
         // The subscriber would complain on standard error, and panic if that fails.
         .log_internal_errors(false)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        .try_init()
-        .map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
+        .with_target(false);
+    let started = match settings.format {
+        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => {
+            stamp::use_json();
+            let log = log.json().flatten_event(true).with_span_list(false);
+            log.try_init()
+        }
+    };
+    started.map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))
+}
+
+/// Writes why the program ends to standard error.
+pub fn report(why: &str) {
+    say(&stamp::failed(why));
 }
 
 /// Writes a line to standard error, beside the log.
-pub fn say(line: &str) {
+fn say(line: &str) {
     STANDARD_ERROR.push(format!("{line}\n").as_bytes());
 }
 

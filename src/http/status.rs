@@ -1,6 +1,9 @@
 //! What the server tells about itself: `GET /`, `/health`, `/ping`, `/info`, `/models`, `/metrics`.
 
-use std::{sync::Arc, time::UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use axum::{
     Json,
@@ -10,7 +13,7 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::task::spawn_blocking;
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 use utoipa::ToSchema;
 
 use super::{app::App, error::ApiError};
@@ -215,15 +218,33 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     (content_type, app.metrics.render()).into_response()
 }
 
-/// Asks the driver how the GPUs are doing; that may take milliseconds.
+/// How long the driver may take to say how the GPUs are doing; usually it takes milliseconds.
+const GPU_PATIENCE: Duration = Duration::from_secs(2);
+
+/// At most one question to the driver at a time: one that hangs must not take a thread for each
+/// scrape.
+static ASKING: Semaphore = Semaphore::const_new(1);
+
+/// Asks the driver how the GPUs are doing.
 async fn note_gpus(metrics: &Metrics, gpus: &[GpuInfo]) {
     if gpus.is_empty() {
         return;
     }
+    let Ok(asking) = ASKING.try_acquire() else {
+        return;
+    };
     let gpus = gpus.to_vec();
-    let states = spawn_blocking(move || gpu_states(&gpus)).await;
-    for gpu in states.unwrap_or_default() {
-        metrics.set_gpu_memory(gpu.ordinal, gpu.memory_used, gpu.memory_total);
+    let states = spawn_blocking(move || {
+        let states = gpu_states(&gpus);
+        drop(asking);
+        states
+    });
+    let states = timeout(GPU_PATIENCE, states).await;
+    metrics.forget_gpus();
+    for gpu in states.ok().and_then(Result::ok).unwrap_or_default() {
+        if let Some((used, total)) = gpu.memory {
+            metrics.set_gpu_memory(gpu.ordinal, used, total);
+        }
         let sensors = [gpu.utilization, gpu.temperature, gpu.power];
         metrics.set_gpu_sensors(gpu.ordinal, sensors);
     }

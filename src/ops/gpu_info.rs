@@ -26,10 +26,8 @@ pub struct GpuInfo {
 pub(crate) struct GpuState {
     /// The number of this GPU among those that the driver shows to this process.
     pub ordinal: usize,
-    /// Bytes in use.
-    pub memory_used: u64,
-    /// Bytes that there are.
-    pub memory_total: u64,
+    /// Bytes of memory in use, and all there are, where the card has memory of its own.
+    pub memory: Option<(u64, u64)>,
     /// The share of the last moments in which a kernel ran, where the card tells.
     pub utilization: Option<f64>,
     /// In degrees Celsius, where the card tells.

@@ -9,6 +9,17 @@ pub struct Settings {
     pub level: LogLevel,
     /// Directives as `reranker=debug,hyper=info`, which win over the level.
     pub directives: Option<String>,
+    /// How lines are written.
+    pub format: LogFormat,
+}
+
+/// How lines of the log are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object each, with the same fields.
+    Json,
 }
 
 /// A level, by the names of Rust and of Python.

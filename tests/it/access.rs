@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Answer, Server, read_answer};
 
@@ -225,6 +225,83 @@ fn what_a_client_sends_is_repeated_in_part_only() {
     assert!(line.len() < 1000, "{line}");
     assert!(
         line.contains("method=MMMM") && line.contains("path=/xxx"),
+        "{line}"
+    );
+}
+
+/// The fields of a line in the text form, by the words before each `=`.
+fn fields_of_text(line: &str) -> Vec<String> {
+    let words = line
+        .split_whitespace()
+        .filter_map(|word| word.split_once('='));
+    let mut names: Vec<String> = words.map(|(name, _)| name.to_owned()).collect();
+    for name in &mut names {
+        *name = name.rsplit('{').next().unwrap().to_owned();
+    }
+    names.sort_unstable();
+    names
+}
+
+/// The fields of a line in JSON, those of the request with the others.
+fn fields_of_json(line: &Value) -> Vec<String> {
+    let members = line.as_object().unwrap().iter();
+    let own = members
+        .filter(|(name, _)| !["timestamp", "level", "message", "span"].contains(&name.as_str()));
+    let span = line["span"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(name, _)| *name != "name");
+    let mut names: Vec<String> = own.chain(span).map(|(name, _)| name.clone()).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn lines_in_json_have_the_fields_of_lines_for_people() {
+    let (text, json) = (Server::start(&[]), Server::start(&[("LOG_FORMAT", "json")]));
+    for server in [&text, &json] {
+        assert_eq!(send(server, "POST /rerank", &[], "{").status, 422);
+        assert_eq!(send(server, "POST /v2/rerank", &[], BODY).status, 200);
+        assert_eq!(send(server, "GET /info", &[], "").status, 200);
+    }
+    for message in ["refused", "reranked", "answered"] {
+        let for_people = text.wait_for_log(&format!(": {message} "));
+        let line = json.wait_for_log(&format!("\"message\":\"{message}\""));
+        let line: Value = serde_json::from_str(&line).unwrap();
+        // The reason in words has spaces and signs of its own.
+        let mut expected = fields_of_text(&for_people);
+        expected.retain(|name| line[name].is_null() != line["span"][name].is_null());
+        assert_eq!(fields_of_json(&line), expected, "{for_people}");
+        assert!(
+            line["status"].is_u64() && line["span"]["request_id"].is_string(),
+            "{line}"
+        );
+    }
+    json.signal("TERM");
+    for line in json.log_until_end().lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert!(
+            line["timestamp"].is_string() && line["message"].is_string(),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn why_the_program_ends_is_json_too() {
+    let output = crate::support::program()
+        .envs([("LOG_FORMAT", "json"), ("RERANKER_CACHE_TTL", "0")])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let line: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!(line["level"], "ERROR");
+    assert!(
+        line["message"]
+            .as_str()
+            .unwrap()
+            .contains("RERANKER_CACHE_TTL is 0"),
         "{line}"
     );
 }

@@ -113,10 +113,10 @@ impl Server {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
         };
         let listening = server.wait_for_log("listening");
-        let address = listening
-            .split("address=")
-            .nth(1)
-            .and_then(|rest| rest.split_whitespace().next());
+        // `address=…` in text, `"address":"…"` in JSON.
+        let (_, rest) = listening.split_once("address").unwrap();
+        let rest = rest.trim_start_matches(['=', '"', ':']);
+        let address = rest.split([' ', '"', ',']).next();
         server.address = address.unwrap().parse().unwrap();
         server
     }

@@ -22,22 +22,24 @@ pub(crate) fn gpu_states(gpus: &[GpuInfo]) -> Vec<GpuState> {
         return Vec::new();
     };
     // The two libraries number GPUs differently; the UUID is the same.
-    let state = |gpu: &GpuInfo| state(gpu.ordinal, &nvml.device_by_uuid(gpu.uuid.as_str()).ok()?);
+    let state = |gpu: &GpuInfo| {
+        let device = nvml.device_by_uuid(gpu.uuid.as_str()).ok()?;
+        Some(state(gpu.ordinal, &device))
+    };
     gpus.iter().filter_map(state).collect()
 }
 
 /// What the device tells. Not every card has every sensor.
-fn state(ordinal: usize, device: &Device<'_>) -> Option<GpuState> {
-    let memory = device.memory_info().ok()?;
+fn state(ordinal: usize, device: &Device<'_>) -> GpuState {
+    let memory = device.memory_info().ok();
     let utilization = device.utilization_rates().ok();
     let temperature = device.temperature(TemperatureSensor::Gpu).ok();
     let milliwatts = device.power_usage().ok();
-    Some(GpuState {
+    GpuState {
         ordinal,
-        memory_used: memory.used,
-        memory_total: memory.total,
+        memory: memory.map(|memory| (memory.used, memory.total)),
         utilization: utilization.map(|rates| f64::from(rates.gpu) / 100.0),
         temperature: temperature.map(f64::from),
         power: milliwatts.map(|milliwatts| f64::from(milliwatts) / 1000.0),
-    })
+    }
 }

@@ -36,7 +36,6 @@ EXPORT int nvmlShutdown() { return NVML_SUCCESS; }
 EXPORT const char* nvmlErrorString(int) { return "an error of the emulated machine"; }
 
 EXPORT int nvmlDeviceGetHandleByUUID(const char* uuid, void** device) {
-    // Counted backwards: the library's numbers are not the driver's.
     const auto& numbers = emulated::settings().devices;
     for (size_t i = numbers.size(); i-- > 0;) {
         char text[64];
