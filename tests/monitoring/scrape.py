@@ -1,8 +1,9 @@
 """Has a Prometheus of its own scrape a server under load, and asks it all that the dashboard asks.
 
-    scrape.py KIT WORK HOST:PORT PID [PICTURE]
+    scrape.py KIT WORK HOST:PORT PID REDIS [PICTURE]
 
-KIT is deploy/monitoring, WORK a directory for data, PID the server's process, which is killed at the
+KIT is deploy/monitoring, WORK a directory for data, REDIS the process of the server's Redis, which
+is killed in between so that its errors are seen, and PID the server's own, which is killed at the
 end: the alert of that has to reach Alertmanager. With PICTURE, the series of every panel are written
 there as JSON, for a look at them.
 """
@@ -26,6 +27,8 @@ LOAD_SECONDS = 20
 PATIENCE = 90
 # Without a GPU these have no data.
 ONLY_WITH_GPU = re.compile(r"reranker_gpu_")
+# What the load and the missing Redis may well set off, and the end of the server must.
+CAUSED = {"RerankerSlow", "RerankerRefusing", "RerankerQueueNearlyFull", "RerankerCacheErrors", "RerankerDown"}
 
 
 def free_port():
@@ -100,15 +103,24 @@ def expressions(kit):
             yield panel["title"], target, filled.replace("$__rate_interval", "10s")
 
 
-def check_dashboard(kit, prometheus):
+def drawn(prometheus, expression, since):
+    """The series that a panel draws, from a time until now."""
+    query = {"query": expression, "start": since, "end": time.time(), "step": 1}
+    return get(prometheus, "/api/v1/query_range", **query)["data"]["result"]
+
+
+def check_dashboard(kit, prometheus, since):
     missing = []
     for title, _, expression in expressions(kit):
-        found = get(prometheus, "/api/v1/query", query=expression)["data"]["result"]
-        if bool(found) == bool(ONLY_WITH_GPU.search(expression)):
-            missing.append(f"{title}: {expression}: {len(found)} series")
+        series = drawn(prometheus, expression, since)
+        # A quantile of nothing is NaN, which draws nothing.
+        numbers = [value for line in series for _, value in line["values"] if value != "NaN"]
+        if bool(numbers) == bool(ONLY_WITH_GPU.search(expression)):
+            missing.append(f"{title}: {expression}: {len(series)} series, {len(numbers)} numbers")
     if missing:
         sys.exit("panels without data (or with data of a GPU that is not there):\n" + "\n".join(missing))
-    print(f"every one of {sum(1 for _ in expressions(kit))} expressions of the dashboard has data")
+    asked = [expression for _, _, expression in expressions(kit) if not ONLY_WITH_GPU.search(expression)]
+    print(f"every one of {len(asked)} expressions of the dashboard that need no GPU has data")
 
 
 def check_alerts(prometheus):
@@ -126,17 +138,16 @@ def check_alerts(prometheus):
     print(f"every metric of {len(rules)} alerts is there")
 
 
-def picture(kit, prometheus, path):
-    now = time.time()
+def picture(kit, prometheus, since, path):
     panels = {}
     for title, target, expression in expressions(kit):
-        series = get(prometheus, "/api/v1/query_range", query=expression, start=now - LOAD_SECONDS - 5, end=now, step=1)
-        panels.setdefault(title, []).append([target["legendFormat"], series["data"]["result"]])
+        panels.setdefault(title, []).append([target["legendFormat"], drawn(prometheus, expression, since)])
     Path(path).write_text(json.dumps(panels))
 
 
 def main():
-    kit, work, server, process = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    kit, work, server = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    process, redis = int(sys.argv[4]), int(sys.argv[5])
     prometheus, alertmanager = free_port(), free_port()
     configuration(kit, work, server, alertmanager)
     shutil.copy(kit / "alertmanager.yml", work / "alertmanager.yml")
@@ -150,25 +161,32 @@ def main():
     try:
         until("Prometheus scrapes the server", lambda: [
             t for t in get(prometheus, "/api/v1/targets")["data"]["activeTargets"] if t["health"] == "up"])
+        has = lambda query: get(prometheus, "/api/v1/query", query=query)["data"]["result"]
+        until("the server is connected to Redis", lambda: has("reranker_cache_redis_connected > 0"))
         stop = threading.Event()
+        began = time.time()
         clients = [threading.Thread(target=load, args=(server, stop), daemon=True) for _ in range(12)]
         for client in clients:
             client.start()
-        until("Redis' errors and refusals are counted", lambda: all(
-            get(prometheus, "/api/v1/query", query=q)["data"]["result"]
-            for q in ("rate(reranker_cache_errors_total[30s]) > 0", 'reranker_refused_total{reason="overloaded"} > 0')))
+        until("requests wait for Redis", lambda: has("rate(reranker_cache_redis_seconds_count[10s]) > 0"))
+        os.kill(redis, signal.SIGKILL)
+        # The first error makes the series, the second is a rate.
+        until("Redis' errors and refusals are counted", lambda: all(has(query) for query in (
+            "rate(reranker_cache_errors_total[30s]) > 0", 'reranker_refused_total{reason="overloaded"} > 0')))
         time.sleep(LOAD_SECONDS)
-        check_dashboard(kit, prometheus)
+        check_dashboard(kit, prometheus, began)
         check_alerts(prometheus)
-        if len(sys.argv) > 5 and sys.argv[5]:
-            picture(kit, prometheus, sys.argv[5])
+        if sys.argv[6:]:
+            picture(kit, prometheus, began, sys.argv[6])
         firing = lambda: {alert["labels"]["alertname"] for alert in get(alertmanager, "/api/v2/alerts")}
         if "RerankerDown" in firing():
             sys.exit("RerankerDown fires although the server is there")
         until("the alert of what is refused reaches Alertmanager", lambda: "RerankerRefusing" in firing())
         os.kill(process, signal.SIGKILL)
         until("the alert reaches Alertmanager", lambda: "RerankerDown" in firing())
-        print("the alert of a server that is gone reaches Alertmanager")
+        if firing() - CAUSED:
+            sys.exit(f"alerts without a cause: {firing() - CAUSED}")
+        print(f"the alert of a server that is gone reaches Alertmanager, among {sorted(firing())}")
         stop.set()
     finally:
         for program in programs:
