@@ -16,7 +16,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Args, builder::BoolishValueParser};
 
-pub(crate) use self::environment::{computing_threads, read_environment, warnings};
+pub(crate) use self::environment::{
+    computing_threads, read_environment, wants_no_colours, warnings,
+};
 use self::{cache::CacheArgs, http::HttpArgs, hub::HubArgs};
 use crate::{
     http::Settings as HttpSettings,

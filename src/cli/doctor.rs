@@ -28,7 +28,7 @@ use self::{
     samples::Samples,
     server::{Health, Server},
 };
-use crate::secret::Secret;
+use crate::{config, secret::Secret};
 
 /// How often a server that loads is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -115,7 +115,7 @@ pub(super) fn examine(args: &DoctorArgs) -> Result<(String, bool)> {
     let found = if args.json {
         serde_json::to_string_pretty(&report.json())?
     } else {
-        report.table(stdout().is_terminal())
+        report.table(stdout().is_terminal() && !config::wants_no_colours())
     };
     Ok((found, report.is_passed()))
 }

@@ -172,6 +172,11 @@ pub(crate) fn computing_threads() -> usize {
     }
 }
 
+/// Whether the user wants no colours (<https://no-color.org>).
+pub(crate) fn wants_no_colours() -> bool {
+    env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -71,6 +71,12 @@ fn a_healthy_server_passes() {
     // It computes on the CPU, and how fast depends on the machine.
     assert!(verdicts.contains(&("device", "warn")), "{checks}");
     assert_eq!(check(&checks, "cache")["values"]["cached"], 20);
+    // Nothing but the repeated request came from the cache.
+    let metrics = server.get("/metrics").body;
+    assert!(
+        metrics.contains("reranker_cache_pairs_total{source=\"memory\"} 20\n"),
+        "{metrics}"
+    );
     assert!(check(&checks, "20 documents")["values"]["median_ms"].is_u64());
     assert!(check(&checks, "50 documents")["values"]["limit_ms"] == 200);
     assert!(check(&checks, "throughput")["values"]["good"].as_u64() > Some(0));
@@ -137,6 +143,8 @@ fn keys_are_tried() {
             (&json!(verdict), &json!(found))
         );
         assert_eq!(output.status.success(), verdict == "pass");
+        let known = self::check(&report["checks"], "version")["verdict"] == "pass";
+        assert_eq!(known, verdict == "pass", "{report}");
         let said = [output.stdout, output.stderr].concat();
         assert!(!String::from_utf8(said).unwrap().contains("wrong,"));
     }

@@ -56,15 +56,17 @@ impl Samples {
 
     /// So many passages of real length. Requests of other numbers have no pair in common.
     pub(super) fn long(&self, documents: usize, number: usize) -> Value {
+        // Neither a cache of scores nor one of tokens has seen these.
+        let own = format!("{:08x} {documents} {number}", self.run.as_fields().0);
         let passage = |document: usize| {
             let sentences = (0..SENTENCES_OF_A_PASSAGE).map(|place| {
                 // Two numbers without a common divisor go through all combinations.
                 SENTENCES[(document * 5 + place * 7 + number) % SENTENCES.len()]
             });
             let sentences: Vec<&str> = sentences.collect();
-            format!("{}. {}", document + 1, sentences.join(" "))
+            format!("{own} {}. {}", document + 1, sentences.join(" "))
         };
-        let query = format!("{QUERY} ({} {number})", self.run.simple());
+        let query = format!("{QUERY} ({own})");
         request(&query, (0..documents).map(passage))
     }
 

@@ -18,6 +18,9 @@ const DAYS_LEFT: f64 = 14.0;
 /// Gigabytes of GPU memory that the model takes, as the migration guide has it.
 const GPU_GIGABYTES: f64 = 3.0;
 
+/// Why nothing is known of a server that asks for another key.
+const REFUSED: &str = "the key was refused";
+
 /// What `/health` says of a server that is healthy.
 pub(super) struct Health {
     device: String,
@@ -103,11 +106,8 @@ pub(super) fn order(client: &Client) -> (Check, Check) {
             );
         }
     };
-    if matches!(answer.status, 401 | 403) {
-        return (
-            refused_key(client, &answer),
-            Check::skip(name, "the key was refused"),
-        );
+    if is_refusal(answer.status) {
+        return (refused_key(client, &answer), Check::skip(name, REFUSED));
     }
     let key = if client.has_key() {
         Check::pass("key", "the server takes the key")
@@ -115,6 +115,10 @@ pub(super) fn order(client: &Client) -> (Check, Check) {
         Check::pass("key", "the server asks for none")
     };
     (key, ranked(&answer))
+}
+
+fn is_refusal(status: u16) -> bool {
+    matches!(status, 401 | 403)
 }
 
 fn refused_key(client: &Client, answer: &Answer) -> Check {
@@ -165,22 +169,32 @@ pub(super) fn overloaded(name: &'static str, answer: &Answer) -> Check {
 
 /// What only this program's servers tell.
 pub(super) struct Server {
+    /// Whether it tells nothing without a key that it takes.
+    refuses: bool,
     info: Value,
     metrics: Option<String>,
 }
 
 impl Server {
     pub(super) fn ask(client: &Client) -> Self {
-        let good = |path| client.get(path).ok().filter(|answer| answer.status == 200);
-        let info = good("/info").map(|answer| answer.json());
+        let (info, metrics) = (client.get("/info").ok(), client.get("/metrics").ok());
+        let refuses = info
+            .as_ref()
+            .is_some_and(|answer| is_refusal(answer.status));
+        let good = |answer: &Answer| answer.status == 200;
+        let info = info.filter(good).map(|answer| answer.json());
         Self {
+            refuses,
             info: info.unwrap_or_default(),
-            metrics: good("/metrics").map(|answer| answer.body),
+            metrics: metrics.filter(good).map(|answer| answer.body),
         }
     }
 
     pub(super) fn version(&self) -> Check {
         let name = "version";
+        if self.refuses {
+            return Check::skip(name, REFUSED);
+        }
         let Some(version) = self.info["version"].as_str() else {
             return Check::skip(name, "the server does not tell; it is another program");
         };
@@ -196,6 +210,9 @@ impl Server {
 
     /// What its metrics say about its state.
     pub(super) fn state(&self) -> Vec<Check> {
+        if self.refuses {
+            return vec![Check::skip("state", REFUSED)];
+        }
         if self.metric("ready").is_none() {
             return vec![Check::skip(
                 "state",
@@ -302,6 +319,7 @@ mod tests {
 
     fn server(metrics: &str) -> Server {
         Server {
+            refuses: false,
             info: Value::Null,
             metrics: Some(format!("reranker_ready 1\n{metrics}\n")),
         }
