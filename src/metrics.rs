@@ -333,9 +333,12 @@ impl Cached {
         }
     }
 
-    /// Notes a pair by where its logit came from.
-    pub(crate) fn pair(&self, source: PairSource) {
-        self.pairs.with_label_values(&[source.label()]).inc();
+    /// Notes pairs by where their logits came from.
+    pub(crate) fn pairs(&self, source: PairSource, count: usize) {
+        if count > 0 {
+            let pairs = self.pairs.with_label_values(&[source.label()]);
+            pairs.inc_by(count as u64);
+        }
     }
 
     /// Notes what went wrong with Redis.

@@ -250,14 +250,16 @@ impl Reranker {
     /// Counts pairs of these lengths by where their logits came from, and tells how many were not
     /// computed for the request.
     fn count(&self, scores: &Scores, lengths: &[usize]) -> usize {
-        let (mut cached, mut saved) = (0, 0);
-        for (&source, &tokens) in scores.sources.iter().zip(lengths) {
-            self.metrics.cache.pair(source);
-            if !matches!(source, PairSource::Model | PairSource::Bypass) {
-                cached += 1;
-                saved += tokens;
-            }
+        for source in PairSource::ALL {
+            let from_there = scores.sources.iter().filter(|&&from| from == source);
+            self.metrics.cache.pairs(source, from_there.count());
         }
+        let is_computed = |source| matches!(source, PairSource::Model | PairSource::Bypass);
+        let pairs = scores.sources.iter().zip(lengths);
+        let known = pairs.filter(|&(&source, _)| !is_computed(source));
+        let (cached, saved) = known.fold((0, 0), |(pairs, tokens), (_, length)| {
+            (pairs + 1, tokens + length)
+        });
         let saved = self.scheduler.seconds(saved);
         self.metrics.cache.saved_seconds.inc_by(saved);
         cached

@@ -125,6 +125,15 @@ pub(crate) enum PairSource {
 }
 
 impl PairSource {
+    /// Every source once.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Memory,
+        Self::Redis,
+        Self::Flight,
+        Self::Model,
+        Self::Bypass,
+    ];
+
     /// The value of the label.
     pub(super) fn label(self) -> &'static str {
         match self {

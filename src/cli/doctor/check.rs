@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// As it should be.
+    /// The server is as it should be.
     Pass,
     /// It works, but somebody should look at it.
     Warn,
@@ -16,7 +16,7 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    /// As it is printed.
+    /// The word that is printed.
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Pass => "pass",

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use ureq::{
-    Agent,
+    Agent, RequestBuilder,
     http::{HeaderMap, Uri},
     tls::{PemItem, RootCerts, TlsConfig, parse_pem},
 };
@@ -113,22 +113,21 @@ impl Client {
     pub(super) fn get(&self, path: &str) -> Result<Answer, Trouble> {
         let request = self.agent.get(format!("{}{path}", self.base));
         let started = Instant::now();
-        let sent = match &self.key {
-            Some(key) => request.header("authorization", format!("Bearer {}", key.expose())),
-            None => request,
-        };
-        read(sent.call(), started)
+        read(self.with_key(request).call(), started)
     }
 
     pub(super) fn rerank(&self, body: &Value) -> Result<Answer, Trouble> {
         let request = self.agent.post(format!("{}/rerank", self.base));
+        let request = self.with_key(request).content_type("application/json");
         let started = Instant::now();
-        let request = match &self.key {
+        read(request.send(body.to_string()), started)
+    }
+
+    fn with_key<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        match &self.key {
             Some(key) => request.header("authorization", format!("Bearer {}", key.expose())),
             None => request,
-        };
-        let request = request.content_type("application/json");
-        read(request.send(body.to_string()), started)
+        }
     }
 
     /// Whether others can read what is sent.
